@@ -1,0 +1,1 @@
+"""The route table as text and shapes: no HTTP, no event loop, no work at import."""

@@ -1,0 +1,55 @@
+"""What is wrong with a table, and where.
+
+A problem is a value, not an exception: loading goes on and reports all of them at once. Nothing
+here prints, and no message ever repeats a secret (see `config.secrets.redact`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Mark(Struct, frozen=True):
+    """A place in a file; line and column count from 1."""
+
+    line: int = 1
+    column: int = 1
+
+
+class Problem(Struct, frozen=True):
+    """One finding: `FILE:LINE:COL: LEVEL: MESSAGE`; `code` is stable and kebab-case."""
+
+    file: str
+    line: int
+    column: int
+    level: Literal["error", "warning"]
+    code: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.level}: {self.message}"
+
+
+class Finding(Struct, frozen=True):
+    """What a middleware's options say about themselves, before it has a place in a file.
+
+    `field` names the option that it is about; None means the middleware as a whole.
+    """
+
+    level: Literal["error", "warning"]
+    code: str
+    message: str
+    field: str | None = None
+
+
+class Invalid(ValueError):
+    """Raised by an options struct's `__post_init__`: the values do not fit each other.
+
+    `field` names the option to point at, None the whole.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
