@@ -11,4 +11,3 @@ from config.catalog import Catalog
 from config.problems import Mark, Problem
 from config.schema import Table
 from config.secrets import SecretStore
-
