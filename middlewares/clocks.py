@@ -1,0 +1,153 @@
+"""The five clocks of an attempt, kept by one timer.
+
+Each clock is a deadline in a small dict; the timer sleeps until the earliest of them and looks
+again when it wakes, so that pushing `idle` on for each chunk costs one dict store. The clock that
+ran out names itself in a `TimeoutFault`, raised at the innermost `guard()` of the waiting task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from middlewares.faults import TimeoutFault
+
+Clock = Literal["connect", "first_byte", "first_token", "idle", "total"]
+
+_TOLD = {
+    "connect": "no connection to the provider after {}",
+    "first_byte": "the provider sent nothing for {} after it had the whole request",
+    "first_token": "the provider's stream brought no content for {}",
+    "idle": "nothing moved for {}",
+    "total": "the exchange took longer than {}",
+}
+
+
+class Timer(Protocol):
+    """What an event loop offers of time; tests bring their own."""
+
+    def time(self) -> float: ...
+
+    def call_at(
+        self, when: float, callback: Callable[[], object], /
+    ) -> asyncio.TimerHandle: ...
+
+
+class Clocks(Struct, frozen=True):
+    """Limits in seconds; None means that the clock does not run."""
+
+    connect: float | None = 10.0
+    first_byte: float | None = None
+    first_token: float | None = None
+    idle: float | None = None
+    total: float | None = None
+
+
+class Watch:
+    """Runs the clocks of one rung; not to be shared between tasks."""
+
+    __slots__ = ("_due", "_fired", "_guards", "_handle", "_timer", "_wakes_at", "clocks", "moved")
+
+    def __init__(self, clocks: Clocks, timer: Timer) -> None:
+        self.clocks = clocks
+        self.moved: Callable[[], bool] | None = None
+        """Asked before `idle` fires: did the client take bytes since it was asked last?"""
+        self._timer = timer
+        self._due: dict[Clock, float] = {}
+        self._fired: Clock | None = None
+        self._guards: list[asyncio.Timeout] = []
+        self._handle: asyncio.TimerHandle | None = None
+        self._wakes_at = 0.0
+
+    def now(self) -> float:
+        """Seconds on the timer's own scale."""
+        return self._timer.time()
+
+    def start(self, clock: Clock) -> None:
+        """(Re)start `clock` from now; without a limit it does nothing."""
+        limit: float | None = getattr(self.clocks, clock)
+        if limit is not None:
+            due = self._due[clock] = self._timer.time() + limit
+            if self._handle is None or due < self._wakes_at:
+                self._sleep_until(due)
+
+    def stop(self, *clocks: Clock) -> None:
+        """These have done their work."""
+        for clock in clocks:
+            self._due.pop(clock, None)
+
+    def new_attempt(self) -> None:
+        """All but `total` start anew for each attempt."""
+        self.stop("first_byte", "first_token", "idle")
+        self.start("connect")
+
+    def close(self) -> None:
+        """Nothing fires any more."""
+        self._due.clear()
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def guard(self) -> Guard:
+        """Around every wait that a clock may end."""
+        return Guard(self)
+
+    def _sleep_until(self, due: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._wakes_at = due
+        self._handle = self._timer.call_at(due, self._wake)
+
+    def _wake(self) -> None:
+        self._handle = None
+        if not self._due:
+            return
+        clock = min(self._due, key=self._due.__getitem__)
+        due = self._due[clock]
+        now = self._timer.time()
+        if due <= now and clock == "idle" and self.moved is not None and self.moved():
+            self.start("idle")
+            clock = min(self._due, key=self._due.__getitem__)
+            due = self._due[clock]
+        if due > now:
+            self._sleep_until(due)
+        elif self._guards:
+            self._fired = clock
+            self._due.clear()
+            self._guards[-1].reschedule(0.0)
+
+    def _fault(self) -> TimeoutFault:
+        clock = self._fired
+        assert clock is not None
+        limit: float = getattr(self.clocks, clock)
+        return TimeoutFault(clock, f"{clock} timeout: " + _TOLD[clock].format(f"{limit:g} s") + ".")
+
+
+class Guard:
+    """Turns the end of a clock into its fault; a cancellation from elsewhere stays what it is."""
+
+    __slots__ = ("_scope", "_watch")
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._watch._guards.append(self._scope)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._watch._guards.remove(self._scope)
+        try:
+            await self._scope.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise self._watch._fault() from None

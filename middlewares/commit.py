@@ -1,0 +1,165 @@
+"""What is held back until an answer may be committed, and whether it came to its end.
+
+A reply leaves the chain only when it is worth sending: a stream with its first whole event, any other
+answer with its first byte. Until then a failure is an error that can still be told as one. An error
+as a stream's first event is promoted to the status that it names.
+
+The body that `ready` returns keeps the clocks of the rest of the answer, feeds its observers, and
+raises `upstream_cut` at the end of a stream that never said that it was complete.
+"""
+
+from __future__ import annotations
+
+from multidict import CIMultiDict
+
+from middlewares.bodies import FixedBody
+from middlewares.exchange import Exchange, Reply, ReplyBody, Sink
+from middlewares.faults import UpstreamFault
+from middlewares.observation import EventTap, Observation, decode
+
+_OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
+_OBSERVED_AT_MOST = 1024 * 1024
+"""Bytes of a plain answer that are kept to be observed; a larger one is only relayed."""
+
+
+async def ready(exchange: Exchange, reply: Reply) -> Reply:
+    """Wait until `reply` may be committed. Raises UpstreamFault or TimeoutFault."""
+    body = ObservedBody(exchange, reply)
+    reply.body = body
+    if reply.events is None:
+        exchange.watch.stop("first_token")
+    try:
+        await body.hold()
+    except BaseException:
+        body.close()
+        raise
+    promoted = _promoted(reply.events)
+    if promoted is not None:
+        body.close()
+        exchange.watch.stop("first_token", "idle")
+        promoted.headers.extend(
+            (name, value) for name, value in reply.headers.items() if name.lower() not in _OF_THE_STREAM
+        )
+        return promoted
+    return reply
+
+
+def _promoted(events: EventTap | None) -> Reply | None:
+    """The error that a stream opened with, as an answer of its own."""
+    first = events.first if events is not None else None
+    if first is None or first.data is None:
+        return None
+    value = decode(first.data)
+    error = value.get("error")
+    if not error and value.get("type") != "error":
+        return None
+    named = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
+    named += [value.get("code"), value.get("status")]
+    status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
+    headers = CIMultiDict({"Content-Type": "application/json"})
+    return Reply(status, headers, FixedBody(first.data))
+
+
+class ObservedBody:
+    """A reply's body with what was held of it in front, under its exchange's clocks."""
+
+    __slots__ = ("_answer", "_ended", "_events", "_exchange", "_held", "_inner", "_reply", "_size")
+
+    def __init__(self, exchange: Exchange, reply: Reply) -> None:
+        self._exchange = exchange
+        self._reply = reply
+        self._inner: ReplyBody = reply.body
+        self._events = reply.events
+        self._held: list[bytes] = []
+        self._ended = False
+        self._size = 0
+        self._answer: list[bytes] | None = [] if reply.seen is not None else None
+        if self._events is not None:
+            reply.seen = self._events.seen
+
+    async def hold(self) -> None:
+        """Keep what arrives until the answer may be committed."""
+
+        def keep(chunk: bytes) -> None:
+            self._held.append(chunk)
+            self._observe(chunk)
+            if self._events is None or self._events.events:
+                self._inner.halt()
+
+        await self._pump(keep)
+
+    async def pump(self, sink: Sink) -> bool:
+        """What was held, then the rest as it arrives."""
+        held, self._held = self._held, []
+        for chunk in held:
+            sink(chunk)
+        if self._ended:
+            return True
+
+        def pass_on(chunk: bytes) -> None:
+            self._observe(chunk)
+            sink(chunk)
+
+        return await self._pump(pass_on)
+
+    def halt(self) -> None:
+        """Stop after this piece."""
+        self._inner.halt()
+
+    def pause(self) -> None:
+        """Stop asking for more."""
+        self._inner.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._inner.resume()
+
+    def close(self) -> None:
+        """Let go of the upstream."""
+        self._inner.close()
+
+    async def _pump(self, sink: Sink) -> bool:
+        watch = self._exchange.watch
+        async with watch.guard():
+            self._ended = await self._inner.pump(sink)
+        if self._ended:
+            watch.stop("first_token", "idle")
+            self._end()
+        return self._ended
+
+    def _observe(self, chunk: bytes) -> None:
+        self._exchange.watch.start("idle")
+        if self._events is not None:
+            self._events.feed(chunk)
+        elif self._answer is not None:
+            self._size += len(chunk)
+            if self._size > _OBSERVED_AT_MOST:
+                self._answer = None
+                self._reply.seen = None
+            else:
+                self._answer.append(chunk)
+
+    def _end(self) -> None:
+        if self._events is not None:
+            seen = self._events.seen
+            if seen.dialect != "other" and not seen.complete:
+                raise UpstreamFault(
+                    "upstream_cut", "The provider ended the stream before it was complete."
+                )
+        elif self._answer is not None and self._reply.seen is not None:
+            self._reply.seen.read_answer(b"".join(self._answer))
+
+
+def observed(exchange: Exchange, reply: Reply) -> Reply:
+    """Give `reply` the observers that its content type allows.
+
+    An encoded answer passes unobserved, and so does everything that is not a success.
+    """
+    if not 200 <= reply.status < 300 or "Content-Encoding" in reply.headers:
+        return reply
+    kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind == "text/event-stream":
+        reply.events = EventTap(exchange.dialect, exchange.note_content)
+    elif kind == "application/json" and exchange.dialect != "other":
+        reply.seen = Observation(exchange.dialect)
+    return reply

@@ -1,0 +1,130 @@
+"""A JSON body as its raw top-level fields: what nobody changes keeps its exact bytes.
+
+Only the top level is read; the values stay slices of the body (`msgspec.Raw`). A body that nobody
+changed is sent as the bytes that came. The one exception is a body with a key standing twice:
+parsers differ in which they take, so what is sent holds the one that was checked.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from middlewares.faults import ClientFault
+
+_FIELDS = msgspec.json.Decoder(dict[str, Raw])
+_VALUE = msgspec.json.Decoder()
+_ENCODE = msgspec.json.Encoder()
+_KEY = re.compile(rb'[\s,{]*("(?:[^"\\]|\\.)*")\s*:\s*')
+_SHOWN = re.compile(r"[A-Za-z0-9._:/@+-]{1,80}")
+
+
+class Envelope:
+    """The top-level fields of one JSON object, and what was changed in it."""
+
+    __slots__ = ("_fields", "_raw", "_rewritten", "changes")
+
+    def __init__(self, raw: bytes, fields: dict[str, Raw], *, rewritten: bool) -> None:
+        self._raw = raw
+        self._fields = fields
+        self._rewritten = rewritten
+        self.changes: dict[str, tuple[str, str]] = {}
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Envelope:
+        """Read the top level of `raw`; ClientFault `invalid_json` says why it cannot be."""
+        try:
+            fields = _FIELDS.decode(raw)
+        except RecursionError:
+            raise ClientFault("invalid_json", "The body is nested too deeply to be read.") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise ClientFault("invalid_json", _why_unreadable(raw)) from None
+        return cls(raw, fields, rewritten=_has_repeated_keys(raw, fields))
+
+    def copy(self) -> Envelope:
+        """An envelope of the same body that can be changed without changing this one."""
+        twin = Envelope(self._raw, dict(self._fields), rewritten=self._rewritten)
+        twin.changes = dict(self.changes)
+        return twin
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._fields
+
+    def value(self, name: str) -> Any:
+        """The decoded value, None when the field is absent.
+
+        Raises ClientFault `invalid_json` when the value itself cannot be decoded.
+        """
+        raw = self._fields.get(name)
+        if raw is None:
+            return None
+        try:
+            return _VALUE.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ClientFault(
+                "invalid_json", f"The value of {name!r} is not valid JSON.", param=name
+            ) from None
+
+    def set(self, name: str, value: Any) -> None:
+        """Give `name` a new value; its place among the fields stays."""
+        new = _ENCODE.encode(value)
+        old = self._fields.get(name)
+        self._note(name, old, new)
+        self._fields[name] = Raw(new)
+
+    def drop(self, name: str) -> None:
+        """Remove `name`, if it is there."""
+        old = self._fields.pop(name, None)
+        if old is not None:
+            self._note(name, old, None)
+
+    def encode(self) -> bytes:
+        """The body to send: the original bytes unless something was changed."""
+        if not self._rewritten and not self.changes:
+            return self._raw
+        return _ENCODE.encode(self._fields)
+
+    def _note(self, name: str, old: Raw | None, new: bytes | None) -> None:
+        first = self.changes[name][0] if name in self.changes else _shown(bytes(old or b""))
+        self.changes[name] = (first, _shown(new or b""))
+
+
+def _why_unreadable(raw: bytes) -> str:
+    text = raw.lstrip(b" \t\r\n")
+    if not text:
+        return "The body is empty; a JSON object is expected."
+    try:
+        _VALUE.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "The body is not valid JSON."
+    return "The body is not a JSON object."
+
+
+def _has_repeated_keys(raw: bytes, fields: dict[str, Raw]) -> bool:
+    """Walk the members by the values already read: one comparison each, no second parse."""
+    position = 0
+    seen = 0
+    while (key := _KEY.match(raw, position)) is not None:
+        value = fields.get(_VALUE.decode(key[1]))
+        if value is None:
+            return True
+        start = key.end()
+        piece = memoryview(value)
+        if raw[start : start + len(piece)] != piece:
+            return True
+        position = start + len(piece)
+        seen += 1
+    return seen != len(fields)
+
+
+def _shown(raw: bytes) -> str:
+    """A value as `x-tidegate-changed` may show it: short scalars only, nothing that breaks a header."""
+    if not raw:
+        return ""
+    if raw[:1] in b"[{":
+        return "..."
+    text = raw.decode("utf-8", "replace").strip('"')
+    return text if _SHOWN.fullmatch(text) else "..."

@@ -1,0 +1,197 @@
+"""What passes through the chain: an `Exchange` goes in, a `Reply` comes out.
+
+The exchange keeps In and Out apart: `inbound` is what the client sent and never changes, the other
+fields are what goes up and are the middlewares' to edit. A reply is a head not yet sent and a body
+not yet read, so a middleware may still change the head, refuse, retry or move on.
+
+`call_next` returns at the head. What must outlive it goes on `exchange.stack`, which is closed after
+the body's last byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from config.secrets import SecretStore
+from middlewares.clocks import Watch
+from middlewares.envelope import Envelope
+from middlewares.faults import ClientFault, Outcome
+from middlewares.observation import Dialect, EventTap, Observation, dialect_of
+
+Sink = Callable[[bytes], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """The client's request as it came; nobody changes it.
+
+    `path` is what follows `/v1`, as the client wrote it; `query` has no question mark.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: CIMultiDictProxy[str]
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A held body that is not a JSON object. It may still go up as it came."""
+
+    raw: bytes
+    fault: ClientFault
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A body that is streamed through: `length` in bytes, None when the client does not say."""
+
+    pieces: AsyncIterator[bytes]
+    length: int | None
+
+
+Body = Envelope | Unreadable | Upload | None
+
+
+class Tap(Protocol):
+    """Watches a body pass. `finish` is called once, also when the client left."""
+
+    def feed(self, chunk: bytes, /) -> None: ...
+
+    def finish(self, outcome: Outcome, /) -> None: ...
+
+
+class ReplyBody(Protocol):
+    """A body that pushes."""
+
+    async def pump(self, sink: Sink, /) -> bool:
+        """Call `sink` for each piece as it arrives: True at the end, False after `halt()`.
+
+        After `halt()` another `pump` goes on where this one stopped. Raises UpstreamFault.
+        """
+        ...
+
+    def halt(self) -> None:
+        """To be called from the sink: stop after this piece."""
+
+    def pause(self) -> None:
+        """The reader of the sink is slow: stop asking for more."""
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+
+    def close(self) -> None:
+        """Let go of the source at once; what was not read is lost."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
+
+    `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
+    """
+
+    status: int
+    headers: CIMultiDict[str]
+    body: ReplyBody
+    events: EventTap | None = None
+    seen: Observation | None = None
+    taps: list[Tap] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One run of a route's chain.
+
+    `headers` go upstream; `credentials` are the client's own, which do not, unless the operator
+    says so. `attempts` counts the calls made on this route; `head_at` and `content_at` are times of
+    `watch.now()`.
+    """
+
+    inbound: Inbound
+    route: str
+    headers: CIMultiDict[str]
+    credentials: CIMultiDict[str]
+    body: Body
+    query: str
+    watch: Watch
+    stack: AsyncExitStack
+    attempts: int = 0
+    head_at: float | None = None
+    content_at: float | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The shape of this endpoint's answers."""
+        return dialect_of(self.inbound.path)
+
+    @property
+    def fields(self) -> Envelope | None:
+        """The JSON body, None when there is none; raises ClientFault when it cannot be read."""
+        if isinstance(self.body, Unreadable):
+            raise self.body.fault
+        return self.body if isinstance(self.body, Envelope) else None
+
+    @property
+    def model(self) -> str | None:
+        """The model as it goes upstream, None when the request names none."""
+        fields = self.fields
+        value = fields.value("model") if fields is not None else None
+        return value if isinstance(value, str) else None
+
+    def rename_model(self, name: str) -> None:
+        """Have the upstream see another model name."""
+        if (fields := self.fields) is not None:
+            fields.set("model", name)
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the client asked for a stream."""
+        if not isinstance(self.body, Envelope):
+            return False
+        return self.body.value("stream") is True
+
+    def note_head(self) -> None:
+        """The upstream's head is here."""
+        self.head_at = self.watch.now()
+        self.watch.stop("connect", "first_byte")
+        self.watch.start("idle")
+
+    def note_content(self) -> None:
+        """The first generated content of a stream is here."""
+        self.content_at = self.watch.now()
+        self.watch.stop("first_token")
+
+    @property
+    def changes(self) -> dict[str, tuple[str, str]]:
+        """What was changed in the body: field -> (old, new), as `x-tidegate-changed` shows them."""
+        return self.body.changes if isinstance(self.body, Envelope) else {}
+
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+
+
+class Middleware(Protocol):
+    """One policy. It must `return await call_next(exchange)` at most once at a time."""
+
+    async def __call__(self, exchange: Exchange, call_next: Handler, /) -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What a middleware is made with besides its options.
+
+    `route` and `host` are empty at the top level, `host` also for the embedded demo; `own_agent` is
+    the User-Agent that is ours.
+    """
+
+    route: str
+    host: str
+    secrets: SecretStore
+    own_agent: str

@@ -1,0 +1,202 @@
+"""What an answer says of itself, observed while it passes: content, end, error, emptiness, tokens.
+
+Knows the shapes of four endpoints and nothing of HTTP; never delays or changes a byte. Anything that
+does not have the expected shape is simply not observed.
+Sources: https://platform.openai.com/docs/api-reference/chat-streaming, …/responses-streaming,
+https://docs.anthropic.com/en/docs/build-with-claude/streaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from middlewares.sse import Event, Scanner
+
+Dialect = Literal["chat", "messages", "responses", "other"]
+
+_DIALECTS: dict[str, Dialect] = {
+    "/chat/completions": "chat",
+    "/completions": "chat",
+    "/messages": "messages",
+    "/responses": "responses",
+}
+_REASONING = ("reasoning_content", "reasoning", "reasoning_details")
+_VISIBLE = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
+_RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_OUT_OF_BUDGET = ("length", "max_tokens", "max_output_tokens")
+_DECODE = msgspec.json.Decoder()
+
+
+def dialect_of(path: str) -> Dialect:
+    """The shape of answers at `path`, which is what follows `/v1`."""
+    return _DIALECTS.get(path, "other")
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The object in `data`, empty when there is none: what cannot be read is not observed."""
+    try:
+        value = _DECODE.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+class Observation:
+    """The facts of one answer, streamed or plain."""
+
+    __slots__ = (
+        "_finished",
+        "_open",
+        "complete",
+        "content",
+        "dialect",
+        "error",
+        "finish",
+        "usage",
+        "visible",
+    )
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self.content = False
+        """Generated output was seen: text, reasoning, a tool call, a refusal, audio."""
+        self.visible = False
+        """The same, without reasoning."""
+        self.complete = False
+        """The terminal event was seen."""
+        self.error: dict[str, Any] | None = None
+        """An error inside the stream: the object of the event that brought it."""
+        self.finish: str | None = None
+        self.usage: dict[str, Any] = {}
+        self._open: set[Any] = set()
+        self._finished: set[Any] = set()
+
+    @property
+    def empty_answer(self) -> bool:
+        """The budget was spent before anything visible was said."""
+        return self.finish in _OUT_OF_BUDGET and not self.visible
+
+    def read_event(self, event: Event) -> None:
+        """Take in one event of a stream."""
+        if event.data is None:
+            self.content = self.visible = True
+            return
+        if event.data == b"[DONE]":
+            self.complete = self.complete or self.dialect == "chat"
+            return
+        value = decode(event.data)
+        if value.get("error") or event.name == b"error" or value.get("type") == "error":
+            self.error = value
+        if self.dialect == "chat":
+            self._read_chat(value)
+        elif self.dialect == "messages":
+            self._read_messages(value)
+        elif self.dialect == "responses":
+            self._read_responses(value)
+        else:
+            self.content = True
+
+    def read_answer(self, body: bytes) -> None:
+        """Take in a plain answer, whole."""
+        value = decode(body)
+        if self.dialect == "chat":
+            self._read_chat(value)
+        elif self.dialect == "messages":
+            self._note(_object(value.get("usage")))
+            self.finish = value.get("stop_reason")
+            kinds = [block.get("type") for block in _objects(value.get("content"))]
+            self.visible = any(kind not in ("thinking", "redacted_thinking") for kind in kinds)
+        elif self.dialect == "responses":
+            self._read_response(value)
+
+    def _read_chat(self, value: dict[str, Any]) -> None:
+        self._note(_object(value.get("usage")))
+        for choice in _objects(value.get("choices")):
+            said = _object(choice.get("delta") or choice.get("message"))
+            if choice.get("text") or any(said.get(name) for name in _VISIBLE):
+                self.content = self.visible = True
+            elif any(said.get(name) for name in _REASONING):
+                self.content = True
+            index = choice.get("index", 0)
+            index = index if isinstance(index, int) else 0
+            self._open.add(index)
+            if choice.get("finish_reason") is not None:
+                self._finished.add(index)
+                self.finish = str(choice["finish_reason"])
+                self.complete = self.complete or self._open == self._finished
+
+    def _read_messages(self, value: dict[str, Any]) -> None:
+        kind = value.get("type")
+        if kind == "content_block_delta":
+            self.content = True
+            delta = _object(value.get("delta")).get("type")
+            self.visible = self.visible or delta not in ("thinking_delta", "signature_delta")
+        elif kind == "content_block_start":
+            block = _object(value.get("content_block")).get("type")
+            if block not in ("text", "thinking"):
+                self.content = self.visible = True
+        elif kind == "message_start":
+            self._note(_object(_object(value.get("message")).get("usage")))
+        elif kind == "message_delta":
+            self._note(_object(value.get("usage")))
+            self.finish = _object(value.get("delta")).get("stop_reason") or self.finish
+        elif kind == "message_stop":
+            self.complete = True
+
+    def _read_responses(self, value: dict[str, Any]) -> None:
+        kind = str(value.get("type"))
+        if kind.endswith(".delta"):
+            self.content = True
+            self.visible = self.visible or "reasoning" not in kind
+        elif kind in _RESPONSE_ENDS:
+            self.complete = True
+            self._read_response(_object(value.get("response")))
+
+    def _read_response(self, response: dict[str, Any]) -> None:
+        self._note(_object(response.get("usage")))
+        kinds = [item.get("type") for item in _objects(response.get("output"))]
+        self.visible = self.visible or any(kind != "reasoning" for kind in kinds)
+        self.finish = _object(response.get("incomplete_details")).get("reason") or self.finish
+
+    def _note(self, usage: dict[str, Any]) -> None:
+        self.usage.update({name: value for name, value in usage.items() if value is not None})
+
+
+class EventTap:
+    """Feeds a stream's bytes to an `Observation`; `on_content` is called once, at the first content."""
+
+    __slots__ = ("_on_content", "_scanner", "events", "first", "seen")
+
+    def __init__(self, dialect: Dialect, on_content: Callable[[], None]) -> None:
+        self._scanner = Scanner()
+        self._on_content = on_content
+        self.seen = Observation(dialect)
+        self.events = 0
+        self.first: Event | None = None
+
+    @property
+    def between_events(self) -> bool:
+        """True when what was fed so far ends with an event, or a comment, and not inside one."""
+        return self._scanner.between_events
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in the next bytes of the stream."""
+        for event in self._scanner.feed(chunk):
+            if self.first is None:
+                self.first = event
+            self.events += 1
+            had_content = self.seen.content
+            self.seen.read_event(event)
+            if self.seen.content and not had_content:
+                self._on_content()

@@ -1,0 +1,76 @@
+"""The middlewares by name: what the loader may read, and how each is made.
+
+An explicit table, so that importing a module never registers anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from config.catalog import Catalog, Entry
+from middlewares import headers, key, prefix_rewrite, timeout, token_floor
+from middlewares.exchange import Deps, Middleware
+
+PLANNED = frozenset(
+    {
+        "breaker",
+        "client_keys",
+        "concurrency",
+        "params",
+        "rate_limit",
+        "retry",
+        "stream",
+        "usage",
+    }
+)
+"""In the contract, and not in this version: naming one is an error, never ignored."""
+
+
+class Registered(Struct, frozen=True):
+    """`make` builds the middleware from its options and what it depends on."""
+
+    entry: Entry
+    make: Callable[[Any, Deps], Middleware]
+
+
+BUILT_IN: dict[str, Registered] = {
+    "prefix_rewrite": Registered(
+        Entry(prefix_rewrite.Options, summary="the model name that the upstream sees"),
+        prefix_rewrite.PrefixRewrite,
+    ),
+    "headers": Registered(
+        Entry(
+            headers.Options,
+            top_fields=frozenset(),
+            repeatable=True,
+            summary="edits of request and answer headers; the User-Agent",
+        ),
+        headers.Headers,
+    ),
+    "key": Registered(
+        Entry(key.Options, summary="the key that goes upstream"),
+        key.Key,
+    ),
+    "token_floor": Registered(
+        Entry(token_floor.Options, summary="a floor and a cap for max_tokens and its kin"),
+        token_floor.TokenFloor,
+    ),
+    "timeout": Registered(
+        Entry(
+            timeout.Options,
+            top_fields=frozenset({"total"}),
+            summary="limits of the five clocks",
+        ),
+        timeout.Timeout,
+    ),
+}
+
+
+def catalog() -> Catalog:
+    """What the loader needs to know of all this."""
+    return Catalog(
+        entries={name: registered.entry for name, registered in BUILT_IN.items()}, planned=PLANNED
+    )
