@@ -1,0 +1,1 @@
+"""Tests of the test support itself: a simulation is worth what it refuses."""
