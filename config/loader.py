@@ -1,13 +1,166 @@
-"""From a file to a `Loaded` table, or to every problem that it has, at once."""
+"""From a file to a `Loaded` table, or to every problem that it has, at once.
+
+Whatever the file holds, the outcome is a value: no exception leaves `load` for a bad table.
+"""
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, inspect, structs
 
+from config.addresses import Address, parse_address
 from config.catalog import Catalog
+from config.decoding import Reader, scan_secrets
+from config.document import Node, Scalar, read
+from config.lint import Site, judge
 from config.problems import Mark, Problem
-from config.schema import Table
-from config.secrets import SecretStore
+from config.report import Place, Report
+from config.schema import Server, Table
+from config.secrets import SecretStore, redact
+
+MAX_BYTES = 1024 * 1024
+
+_LOCAL = Path("config/routes.yaml")
+_SYSTEM = Path("/etc/tidegate/routes.yaml")
+
+
+class Overrides(Struct, frozen=True, kw_only=True):
+    """`--listen` and `--admin`: addresses that replace the file's."""
+
+    listen: str | None = None
+    admin: str | None = None
+
+
+_NO_OVERRIDES = Overrides()
+
+
+class Loaded(Struct, frozen=True, kw_only=True):
+    """`table` is None when there is an error. Places are tuples of keys and indices."""
+
+    file: str
+    table: Table | None
+    problems: tuple[Problem, ...]
+    marks: Mapping[Place, Mark]
+    interpolated: frozenset[Place]
+
+    @property
+    def ok(self) -> bool:
+        """No errors; there may be warnings."""
+        return self.table is not None
+
+
+def find_table(explicit: str | Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """The table to load: `-c`, `$TIDEGATE_CONFIG`, ./config/routes.yaml, /etc/tidegate/routes.yaml.
+
+    The first two are not looked for: when they do not exist, loading says so. Raises
+    FileNotFoundError, with a message that names the places, when there is none at all.
+    """
+    named = explicit or environ.get("TIDEGATE_CONFIG")
+    if named:
+        return Path(named)
+    for candidate in (cwd / _LOCAL, _SYSTEM):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(
+        f"no route table: -c is not given, TIDEGATE_CONFIG is not set, "
+        f"and neither {cwd / _LOCAL} nor {_SYSTEM} exists"
+    )
+
+
+def load(
+    path: Path,
+    catalog: Catalog,
+    *,
+    environ: Mapping[str, str],
+    overrides: Overrides = _NO_OVERRIDES,
+    secrets: SecretStore | None = None,
+) -> Loaded:
+    """Read, check and judge a table; `secrets` None means that keys are not to be looked at."""
+    report = Report(str(path))
+    table: Any = None
+    text = _text(path, report)
+    root = None if text is None else read(text, report)
+    if root is not None and not _is_empty(root, report):
+        scan_secrets(root, report)
+        table = Reader(report, catalog, environ).read(root, inspect.type_info(Table), ())
+    elif text is not None and not report.problems:
+        report.error(Mark(), "empty", "the file is empty: a table begins with version: 1 and routes:")
+    server = table.server if isinstance(table, Table) else Server()
+    server = _overridden(server, overrides, report)
+    if isinstance(table, Table):
+        table = structs.replace(table, server=server)
+        judge(Site(table, report, catalog, secrets))
+    return _loaded(table, report)
+
+
+def _loaded(table: Any, report: Report) -> Loaded:
+    # A node that is used twice by aliases has its problems twice, at one place.
+    problems = sorted(dict.fromkeys(report.problems), key=lambda found: (found.line, found.column))
+    sound = isinstance(table, Table) and all(problem.level == "warning" for problem in problems)
+    return Loaded(
+        file=report.file,
+        table=table if sound else None,
+        problems=tuple(problems),
+        marks=report.marks,
+        interpolated=frozenset(report.sources),
+    )
+
+
+def _is_empty(root: Node, report: Report) -> bool:
+    return isinstance(root, Scalar) and not root.quoted and not root.text and not report.problems
+
+
+def _text(path: Path, report: Report) -> str | None:
+    """The file's text; None with the problem reported."""
+    try:
+        return _bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        report.error(
+            Mark(), "unreadable", f"the file is not UTF-8 text, from line {line} on: save it as UTF-8"
+        )
+    except OSError as error:
+        report.error(Mark(), "unreadable", f"the file cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        report.error(Mark(), "unreadable", f"the file cannot be read: {error}")
+    return None
+
+
+def _bytes(path: Path) -> bytes:
+    # Without O_NONBLOCK a FIFO in the file's place would stop the program here.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is not a regular file")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError("it is larger than 1 MiB")
+    return data
+
+
+def _overridden(server: Server, overrides: Overrides, report: Report) -> Server:
+    """The server with the command line's addresses, whose problems are put at their options."""
+    listen = _option(overrides.listen, "--listen", ("server", "listen"), report)
+    admin = _option(overrides.admin, "--admin", ("server", "admin"), report)
+    if listen is not None:
+        server = structs.replace(server, listen=(listen,))
+    if admin is not None:
+        server = structs.replace(server, admin=admin)
+    return server
+
+
+def _option(text: str | None, option: str, place: Place, report: Report) -> Address | None:
+    if text is None:
+        return None
+    report.overridden[place] = option
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        message = redact(f"{text!r} is not an address: {error}")
+        report.problems.append(Problem(option, 1, 1, "error", "address", message))
+        return None

@@ -1,0 +1,97 @@
+"""The `middlewares` lists: bare names, `{name: options}`, and lists that are spliced in place.
+
+An item whose options cannot be read stays in the chain with `UNSET` for options, so that the
+rules about names and order can judge the rest. Such a chain never leaves the loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from msgspec import inspect
+
+from config.document import Mapping, Node, Scalar, Sequence
+from config.report import Place
+from config.schema import MiddlewareUse
+from config.suggestions import hint
+
+if TYPE_CHECKING:
+    from config.decoding import Reader
+
+
+def read_chain(reader: Reader, node: Node, place: Place) -> Any:
+    """A tuple of `MiddlewareUse`; items without a usable name are left out, with a problem."""
+    if not isinstance(node, Sequence):
+        return reader.wrong(node, "a list of middlewares, each with its own dash", place)
+    uses = [_item(reader, item, (*place, i)) for i, item in enumerate(_spliced(node))]
+    return tuple(use for use in uses if use is not None)
+
+
+def missing(place: Place, name: str) -> str:
+    """The message for a required key that is not there; options are told from other keys."""
+    middleware = place[-1] if len(place) > 1 and isinstance(place[-2], int) else None
+    if middleware is None:
+        return f"missing key {name!r}"
+    return f"middleware {middleware!r} needs the option {name!r}: write {middleware}: {{{name}: …}}"
+
+
+def _spliced(node: Sequence) -> Iterator[Node]:
+    for item in node.items:
+        if isinstance(item, Sequence):
+            yield from _spliced(item)
+        else:
+            yield item
+
+
+def _item(reader: Reader, item: Node, place: Place) -> MiddlewareUse | None:
+    reader.report.marks[place] = item.mark
+    if isinstance(item, Scalar):
+        # A bare name takes the defaults: the options of an empty mapping.
+        return _use(reader, item, Mapping((), item.mark), place)
+    if not isinstance(item, Mapping) or not item.pairs:
+        reader.fail(place, "type", "expected a middleware: write a name, or {name: {option: value}}")
+        return None
+    (name, options), *others = item.pairs
+    for other, _ in others:
+        message = (
+            f"{other.text!r} is a second key in the list item of {name.text!r}: "
+            f"indent it to be an option of {name.text!r}, or give it a dash of its own"
+        )
+        reader.report.error(other.mark, "two-keys", message)
+    empty = isinstance(options, Scalar) and not options.quoted and options.text in {"", "~", "null"}
+    return _use(reader, name, Mapping((), name.mark) if empty else options, place)
+
+
+def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> MiddlewareUse | None:
+    reader.report.marks[place] = name.mark
+    entry = reader.catalog.entries.get(name.text)
+    if entry is None:
+        reader.fail(place, *_unknown(reader, name))
+        return None
+    inside = (*place, name.text)
+    reader.report.keys[inside] = name.mark
+    reader.report.uses.setdefault(place[:-1], []).append(inside)
+    value = reader.read(options, _options_type(entry.options, options), inside)
+    return MiddlewareUse(name.text, value, name.mark)
+
+
+def _unknown(reader: Reader, name: Scalar) -> tuple[str, str]:
+    text = name.text
+    if text in reader.catalog.planned or ":" in text:
+        return "not-built", f"middleware {text!r} is not in this version of tidegate"
+    if "${" in text:
+        return "interpolation", "a middleware's name is not interpolated: write the name itself"
+    near = hint(text, [*reader.catalog.entries, *reader.catalog.planned])
+    offer = f": there are {', '.join(sorted(reader.catalog.entries))}" if reader.catalog.entries else ""
+    return "unknown-middleware", f"unknown middleware {text!r}{near or offer}"
+
+
+def _options_type(options: Any, node: Node) -> inspect.Type:
+    """The type to read as; a mapping is read as the struct itself, for the sake of its messages."""
+    wanted = inspect.type_info(options)
+    if isinstance(wanted, inspect.UnionType) and isinstance(node, Mapping):
+        structs = [member for member in wanted.types if isinstance(member, inspect.StructType)]
+        if len(structs) == 1:
+            return structs[0]
+    return wanted

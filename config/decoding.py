@@ -1,0 +1,312 @@
+"""Nodes to values, driven by the structs' own types and their `reads` markers.
+
+Every problem at once: what cannot be read becomes `UNSET`, its place is noted as broken, and its
+neighbours are read all the same. The structs of the table itself are built even when a field is
+broken, so that the rules of `config.lint` can still judge the rest. Chains are read by
+`config.chains`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import UNSET, inspect
+
+from config import chains, scalars
+from config.catalog import Catalog
+from config.document import Mapping as MappingNode
+from config.document import Node, Scalar, Sequence
+from config.interpolation import interpolate
+from config.problems import Invalid
+from config.report import Place, Report
+from config.scalars import Words
+from config.schema import Route, Server, Table
+from config.secrets import find_literal_secret
+from config.shapes import LISTS, SCALARS, bare, described, eagerness, marker_of, names_of, read_as, takes
+from config.suggestions import hint
+
+_PARTIAL = (Table, Server, Route)
+_BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
+    ("ge", lambda value, bound: value >= bound, "at least"),
+    ("gt", lambda value, bound: value > bound, "more than"),
+    ("le", lambda value, bound: value <= bound, "at most"),
+    ("lt", lambda value, bound: value < bound, "less than"),
+)
+LITERAL = "a literal secret has no place in a table: name a variable or a file with the middleware 'key'"
+
+
+class Reader:
+    """Reads one document into values; what it finds goes into the report."""
+
+    def __init__(self, report: Report, catalog: Catalog, environ: Mapping[str, str]) -> None:
+        self.report = report
+        self.catalog = catalog
+        self._environ = environ
+
+    def read(self, node: Node, wanted: inspect.Type, place: Place) -> Any:
+        """The value of `node` as `wanted`, or UNSET with at least one problem reported."""
+        self._locate(node, place)
+        value = self._dispatch(node, wanted, place)
+        if value is UNSET:
+            self.report.broken.add(place)
+        return value
+
+    def wrong(self, node: Node, expected: str, place: Place) -> Any:
+        """Report that `expected` should stand at `place`; UNSET."""
+        return self.fail(place, "type", f"expected {expected}, found {self._named(node)}")
+
+    def fail(self, place: Place, code: str, message: str) -> Any:
+        """Report a problem at `place`; UNSET."""
+        self.report.error_at(place, code, message)
+        return UNSET
+
+    def words(self, node: Scalar, place: Place) -> Words | None:
+        """The scalar with its variables replaced; None with the problem reported."""
+        if "${" not in node.text:
+            return Words(node.text, plain=not node.quoted, source=node.text)
+        if not node.quoted:
+            # Already reported as an unquoted `${`; its value would only repeat that.
+            return None
+        try:
+            result = interpolate(node.text, self._environ)
+        except ValueError as error:
+            self.report.error_at(place, "interpolation", str(error))
+            return None
+        if not result.replaced:
+            return Words(result.text, plain=False, source=result.text)
+        self.report.interpolated(place, node.text, result.text)
+        if find_literal_secret(result.text) and place[-1] != "expect":
+            if not find_literal_secret(node.text):
+                self.report.error_at(place, "literal-secret", f"{node.text!r} turns into a secret: {LITERAL}")
+            return None
+        return Words(result.text, plain=True, source=node.text, interpolated=True)
+
+    def _locate(self, node: Node, place: Place) -> None:
+        mark = node.mark if isinstance(node, Scalar) else self.report.keys.get(place, node.mark)
+        self.report.marks[place] = mark
+
+    def _named(self, node: Node) -> str:
+        if isinstance(node, Sequence):
+            return "a list"
+        if isinstance(node, MappingNode):
+            return "a mapping"
+        interpolated = node.quoted and "${" in node.text
+        return str(Words(node.text, plain=not node.quoted, source=node.text, interpolated=interpolated))
+
+    def _dispatch(self, node: Node, wanted: inspect.Type, place: Place) -> Any:
+        notation = marker_of(wanted)
+        if notation == "chain":
+            return chains.read_chain(self, node, place)
+        if notation == "targets":
+            return self._targets(node, place)
+        if notation is not None:
+            return self._notation(node, notation, bare(wanted), place)
+        match bare(wanted):
+            case inspect.UnionType(types=types):
+                return self._union(node, types, place)
+            case inspect.StructType() as struct:
+                return self.struct(node, struct, place)
+            case inspect.DictType(value_type=value_type):
+                return self._map(node, value_type, place)
+            case inspect.AnyType():
+                return self._any(node, place)
+            case inner if isinstance(inner, LISTS):
+                return self._items(node, inner, place)
+            case inner:
+                return self._scalar(node, inner, place)
+
+    def struct(self, node: Node, wanted: inspect.StructType, place: Place) -> Any:
+        """A struct from a mapping; its `__post_init__` may object."""
+        if not isinstance(node, MappingNode):
+            return self.wrong(node, f"a mapping with {scalars.either(names_of(wanted))}", place)
+        by_name = {field.encode_name: field for field in wanted.fields}
+        values: dict[str, Any] = {}
+        for key, value in node.pairs:
+            inside = (*place, key.text)
+            if key.text in by_name:
+                self.report.keys[inside] = key.mark
+                field = by_name[key.text]
+                values[field.name] = self.read(value, field.type, inside)
+            elif not (wanted.cls is Table and key.text.startswith("x-")):
+                message = f"unknown key {key.text!r}{hint(key.text, by_name) or _offer(by_name)}"
+                self.report.error(key.mark, "unknown-key", message)
+                values["*"] = UNSET
+        present = {key.text for key, _ in node.pairs}
+        for field in wanted.fields:
+            if field.required and field.encode_name not in present:
+                self.report.error_at(place, "missing-key", chains.missing(place, field.encode_name))
+                values[field.name] = UNSET
+                self.report.broken.add((*place, field.encode_name))
+        return self._built(wanted, values, place)
+
+    def _built(self, wanted: inspect.StructType, values: dict[str, Any], place: Place) -> Any:
+        if UNSET in values.values():
+            if wanted.cls not in _PARTIAL:
+                return UNSET
+            required = {field.name for field in wanted.fields if field.required}
+            values = {name: value for name, value in values.items() if value is not UNSET or name in required}
+            return wanted.cls(**values)
+        try:
+            return wanted.cls(**values)
+        except ValueError as error:
+            named = error.field if isinstance(error, Invalid) else None
+            encoded = {field.name: field.encode_name for field in wanted.fields}
+            inside = (*place, encoded.get(named, named)) if named else place
+            return self.fail(inside, "invalid", self.report.scrubbed(str(error), place))
+
+    def _union(self, node: Node, types: tuple[inspect.Type, ...], place: Place) -> Any:
+        members = [member for member in types if not isinstance(member, inspect.NoneType)]
+        if isinstance(node, Scalar):
+            if len(members) < len(types) and self._is_null(node, place):
+                return None
+            fitting = [member for member in members if marker_of(member) or isinstance(bare(member), SCALARS)]
+            return self._one_of(node, fitting, members, place)
+        for member in members:
+            if takes(node, member):
+                return self._dispatch(node, member, place)
+        return self.wrong(node, scalars.either(map(described, types)), place)
+
+    def _is_null(self, node: Scalar, place: Place) -> bool:
+        if node.quoted and "${" not in node.text:
+            return False
+        before = len(self.report.problems)
+        words = self.words(node, place)
+        # What words() has to complain about is reported when the scalar is read for good.
+        del self.report.problems[before:]
+        return words is not None and words.kind == "null"
+
+    def _one_of(
+        self, node: Scalar, fitting: list[inspect.Type], members: list[inspect.Type], place: Place
+    ) -> Any:
+        if len(fitting) == 1 and len(members) == 1:
+            return self._dispatch(node, fitting[0], place)
+        words = self.words(node, place)
+        if words is None:
+            return UNSET
+        for member in sorted(fitting, key=eagerness):
+            try:
+                value = read_as(words, member)
+            except ValueError:
+                continue
+            return self._bounded(value, bare(member), place)
+        wanted = scalars.either(map(described, members))
+        found = f"expected {wanted}, found {words}"
+        literals = [str(v) for m in members if isinstance(m, inspect.LiteralType) for v in m.values]
+        return self.fail(
+            place, "type", found + (hint(words.text, literals) if not words.interpolated else "")
+        )
+
+    def _map(self, node: Node, value_type: inspect.Type, place: Place) -> Any:
+        if not isinstance(node, MappingNode):
+            return self.wrong(node, "a mapping", place)
+        values: dict[str, Any] = {}
+        for key, value in node.pairs:
+            if "${" in key.text:
+                self.report.error(
+                    key.mark, "interpolation", "a key is not interpolated: write the name itself"
+                )
+                continue
+            inside = (*place, key.text)
+            self.report.keys[inside] = key.mark
+            values[key.text] = self.read(value, value_type, inside)
+        return self._whole(values, place)
+
+    def _whole(self, values: dict[str, Any], place: Place) -> Any:
+        """Only the table's own maps may do without a broken entry: the rules judge the others."""
+        kept = {name: value for name, value in values.items() if value is not UNSET}
+        return kept if len(kept) == len(values) or len(place) == 1 else UNSET
+
+    def _items(self, node: Node, wanted: Any, place: Place) -> Any:
+        if not isinstance(node, Sequence):
+            return self.wrong(node, f"a list of {described(wanted.item_type)}", place)
+        values = [self.read(item, wanted.item_type, (*place, i)) for i, item in enumerate(node.items)]
+        kept = [value for value in values if value is not UNSET]
+        if len(kept) < len(values):
+            return UNSET
+        if wanted.min_length is not None and len(kept) < wanted.min_length:
+            return self.fail(
+                place, "bounds", f"expected at least {wanted.min_length} items, found {len(kept)}"
+            )
+        makers = {inspect.ListType: list, inspect.SetType: set, inspect.FrozenSetType: frozenset}
+        return makers.get(type(wanted), tuple)(kept)
+
+    def _targets(self, node: Node, place: Place) -> Any:
+        if isinstance(node, Scalar):
+            value = self._scalar(node, inspect.StrType(), place)
+            return UNSET if value is UNSET else (value,)
+        if not isinstance(node, Sequence):
+            return self.wrong(node, "ROUTE/MODEL, or a list of them", place)
+        if not node.items:
+            return self.fail(place, "empty-ladder", "a ladder has at least one ROUTE/MODEL")
+        values = [self.read(item, inspect.StrType(), (*place, i)) for i, item in enumerate(node.items)]
+        return tuple(value for value in values if value is not UNSET)
+
+    def _any(self, node: Node, place: Place) -> Any:
+        if isinstance(node, Scalar):
+            return self._scalar(node, inspect.AnyType(), place)
+        if isinstance(node, Sequence):
+            return self._items(node, inspect.ListType(inspect.AnyType()), place)
+        return self._map(node, inspect.AnyType(), place)
+
+    def _notation(self, node: Node, notation: str, inner: inspect.Type, place: Place) -> Any:
+        if not isinstance(node, Scalar):
+            return self.wrong(node, scalars.NOTATIONS[notation][0], place)
+        words = self.words(node, place)
+        if words is None:
+            return UNSET
+        try:
+            return self._bounded(scalars.read_notation(words, notation), inner, place)
+        except ValueError as error:
+            return self.fail(place, notation, str(error))
+
+    def _scalar(self, node: Node, wanted: inspect.Type, place: Place) -> Any:
+        if not isinstance(node, Scalar):
+            return self.wrong(node, described(wanted), place)
+        words = self.words(node, place)
+        if words is None:
+            return UNSET
+        try:
+            return self._bounded(read_as(words, wanted), wanted, place)
+        except ValueError as error:
+            near = ""
+            if isinstance(wanted, inspect.LiteralType) and not words.interpolated:
+                near = hint(words.text, map(str, wanted.values))
+            return self.fail(place, "type", f"{error}{near}")
+
+    def _bounded(self, value: Any, wanted: inspect.Type, place: Place) -> Any:
+        for name, holds, phrase in _BOUNDS:
+            bound = getattr(wanted, name, None)
+            if bound is not None and not holds(value, bound):
+                return self.fail(place, "bounds", f"expected a number that is {phrase} {bound:g}")
+        if isinstance(wanted, inspect.StrType):
+            if len(value) < (wanted.min_length or 0):
+                return self.fail(
+                    place, "bounds", f"expected a text of at least {wanted.min_length} characters"
+                )
+            if wanted.pattern is not None and re.search(wanted.pattern, value) is None:
+                return self.fail(place, "bounds", f"expected a text that matches {wanted.pattern}")
+        return value
+
+
+def scan_secrets(root: Node, report: Report) -> None:
+    """Report literal secrets in every key and value as written, but for options called `expect`."""
+    seen: set[int] = set()
+    waiting: list[tuple[Node, bool]] = [(root, False)]
+    while waiting:
+        node, exempt = waiting.pop()
+        if id(node) in seen or (exempt and isinstance(node, Scalar)):
+            continue
+        seen.add(id(node))
+        if isinstance(node, Sequence):
+            waiting.extend((item, False) for item in node.items)
+        elif isinstance(node, MappingNode):
+            waiting.extend((value, key.text == "expect") for key, value in node.pairs)
+            waiting.extend((key, False) for key, _ in node.pairs)
+        elif find_literal_secret(node.text):
+            report.error(node.mark, "literal-secret", LITERAL)
+
+
+def _offer(names: Mapping[str, Any]) -> str:
+    return f": here stand {', '.join(names)}" if names else ": nothing stands here"

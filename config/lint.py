@@ -1,0 +1,213 @@
+"""The rules that hold between the parts of a table: names, routes, upstreams, listeners, order.
+
+Each rule is a function over a `Site`; none stops another, and none judges a value that could not
+be read. What a middleware says of its own options in their place comes from its `review`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from config.addresses import Address, same_endpoint
+from config.catalog import Catalog, Reviewed, Scene
+from config.names import judge_names
+from config.problems import Finding
+from config.report import Place, Report
+from config.schema import MiddlewareUse, Route, Table
+from config.secrets import SecretStore
+from config.upstreams import Upstream, parse_upstream
+
+
+class Site(NamedTuple):
+    """What the rules look at: a table that may have holes (`UNSET`), and where its parts stand."""
+
+    table: Table
+    report: Report
+    catalog: Catalog
+    secrets: SecretStore | None = None
+
+    @property
+    def routes(self) -> dict[str, Route]:
+        routes: Any = self.table.routes
+        return routes if isinstance(routes, dict) else {}
+
+
+def judge(site: Site) -> None:
+    """Report everything that is wrong between the parts of the table."""
+    judge_names(site.table, site.routes, site.report)
+    _listeners(site)
+    _proxies(site)
+    _upstreams(site)
+    _chains(site)
+    for place, message in _not_built(site):
+        site.report.error_at(place, "not-built", f"{message} in this version of tidegate")
+
+
+def _not_built(site: Site) -> Iterator[tuple[Place, str]]:
+    """What the contract has and this version has not: a version that builds one deletes its line."""
+    server = site.table.server
+    for place, address in _addresses(site):
+        if address.kind == "tls":
+            yield place, "https:// listeners are not"
+        if address.kind == "systemd":
+            yield place, "systemd sockets are not"
+    if server.workers != 1:
+        yield ("server", "workers"), "more than one worker is not"
+    for name, route in site.routes.items():
+        if route.proxy is not None:
+            yield ("routes", name, "proxy"), "a route's proxy is not"
+        if route.tls is not None:
+            yield ("routes", name, "tls"), "a route's tls is not"
+
+
+def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:
+    server, broken = site.table.server, site.report.broken
+    for i, address in enumerate(server.listen if ("server", "listen") not in broken else ()):
+        yield ("server", "listen", i), address
+    if server.admin is not None and ("server", "admin") not in broken:
+        yield ("server", "admin"), server.admin
+
+
+def _listeners(site: Site) -> None:
+    server = site.table.server
+    if not server.listen:
+        site.report.error_at(("server", "listen"), "no-listeners", "listen is empty: write 127.0.0.1:8080")
+    for place, address in _addresses(site):
+        tls_is_readable = ("server", "tls") not in site.report.broken
+        if address.kind == "tls" and server.tls is None and tls_is_readable:
+            message = "an https:// listener needs a certificate: write server.tls: {cert: FILE, key: FILE}"
+            site.report.error_at(place, "tls-missing", message)
+
+
+def _proxies(site: Site) -> None:
+    for i, text in enumerate(site.table.server.trusted_proxies):
+        if text == "unix":
+            continue
+        place = ("server", "trusted_proxies", i)
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            message = f"{site.report.shown(place, text)} is no network: write 10.0.0.0/8, an address, or unix"
+            site.report.error_at(place, "trusted-proxies", message)
+
+
+def _upstreams(site: Site) -> None:
+    for name, route in site.routes.items():
+        place = ("routes", name, "upstream")
+        if place in site.report.broken or route.upstream == "demo":
+            continue
+        try:
+            upstream = parse_upstream(route.upstream)
+        except ValueError as error:
+            shown = site.report.shown(place, route.upstream)
+            site.report.error_at(place, "upstream-url", f"upstream {shown}: {error}")
+        else:
+            _not_ourselves(site, place, upstream)
+
+
+def _not_ourselves(site: Site, place: Place, upstream: Upstream) -> None:
+    for own, address in _addresses(site):
+        if same_endpoint(upstream.host, upstream.port, address):
+            shown = site.report.shown(own, str(address))
+            message = f"this upstream is the server's own address {shown}: requests would go round for ever"
+            site.report.error_at(place, "own-address", message)
+            return
+
+
+def _chains(site: Site) -> None:
+    top = site.table.middlewares
+    place: Place = ("middlewares",)
+    _once(site, top, place)
+    _at_the_top(site, top)
+    _in_order(site, top, place, Scene("", "", (), site.secrets))
+    above = tuple(use.name for use in top)
+    for name, route in site.routes.items():
+        place = ("routes", name, "middlewares")
+        _once(site, route.middlewares, place)
+        _in_order(site, route.middlewares, place, Scene(name, _host(site, name, route), above, site.secrets))
+
+
+def _host(site: Site, name: str, route: Route) -> str:
+    """The host that the route's keys go to; empty for the demo and for what is no URL."""
+    if ("routes", name, "upstream") in site.report.broken:
+        return ""
+    try:
+        return parse_upstream(route.upstream).host
+    except ValueError:
+        return ""
+
+
+def _uses(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> Iterator[tuple[Place, MiddlewareUse]]:
+    """Each use with the place of its options."""
+    return zip(site.report.uses.get(place, ()), uses, strict=True)
+
+
+def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
+    first: dict[str, int] = {}
+    for start, use in _uses(site, uses, place):
+        if use.name in first and not site.catalog.entries[use.name].repeatable:
+            message = f"{use.name!r} stands in this list already, on line {first[use.name]}"
+            site.report.error_at_key(start, "listed-twice", message)
+        first.setdefault(use.name, use.mark.line)
+
+
+def _at_the_top(site: Site, uses: tuple[MiddlewareUse, ...]) -> None:
+    allowed = sorted(name for name, entry in site.catalog.entries.items() if entry.top_fields is not None)
+    for start, use in _uses(site, uses, ("middlewares",)):
+        fields = site.catalog.entries[use.name].top_fields
+        if fields is None:
+            offer = f"; here may stand {', '.join(allowed)}" if allowed else ""
+            message = f"{use.name!r} works on one attempt at a route: move it into the routes{offer}"
+            site.report.error_at_key(start, "not-at-top", message)
+        elif fields:
+            for option in _set_options(site, start):
+                if option[-1] not in fields:
+                    only = " and ".join(map(repr, sorted(fields)))
+                    message = f"here {use.name!r} takes {only} only: move {option[-1]!r} into the routes"
+                    site.report.error_at_key(option, "not-at-top", message)
+
+
+def _set_options(site: Site, start: Place) -> list[Place]:
+    """The options that the file sets, in a mapping or in a list of them."""
+    under = [place for place in site.report.keys if place[: len(start)] == start and len(place) > len(start)]
+    depth = min((len(place) for place in under), default=0)
+    return [place for place in under if len(place) == depth]
+
+
+def _in_order(site: Site, uses: tuple[MiddlewareUse, ...], place: Place, scene: Scene) -> None:
+    behind = scene.behind
+    for start, use in _uses(site, uses, place):
+        here = Scene(scene.route, scene.host, behind, scene.secrets)
+        behind = (*behind, use.name)
+        if use.options is UNSET:
+            continue
+        for inside, options in _each(use.options, start):
+            if isinstance(options, Reviewed):
+                for finding in options.review(here):
+                    _find(site, inside, finding)
+            if use.name == "rate_limit" and getattr(options, "per", None) == "client":
+                _needs_clients(site, inside, here)
+
+
+def _each(options: Any, start: Place) -> Iterator[tuple[Place, Any]]:
+    if isinstance(options, list | tuple):
+        yield from (((*start, i), one) for i, one in enumerate(options))
+    else:
+        yield start, options
+
+
+def _find(site: Site, start: Place, finding: Finding) -> None:
+    place = start if finding.field is None else (*start, finding.field)
+    # The message may speak of the route's host as well as of the options.
+    message = site.report.scrubbed(finding.message, start[:2] if start[0] == "routes" else start)
+    site.report.add(site.report.mark(place), finding.level, finding.code, message)
+
+
+def _needs_clients(site: Site, place: Place, scene: Scene) -> None:
+    if "client_keys" not in scene.behind:
+        message = "a limit per client needs 'client_keys' before it: add that, or write per: address or route"
+        site.report.error_at(place, "limit-without-clients", message)
