@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from middlewares.exchange import Sink
+from middlewares.exchange import ReplyBody, Sink
 
 
 class Gate:
@@ -57,6 +57,44 @@ class FixedBody(Gate):
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+class HeldBody(Gate):
+    """What was read of a body already, and the rest of it if there is one."""
+
+    __slots__ = ("_pieces", "_rest")
+
+    def __init__(self, pieces: list[bytes], rest: ReplyBody | None) -> None:
+        super().__init__()
+        self._pieces = pieces
+        self._rest = rest
+
+    async def pump(self, sink: Sink) -> bool:
+        """Hand over what was read, then the rest as it arrives."""
+        pieces, self._pieces = self._pieces, []
+        for piece in pieces:
+            sink(piece)
+        return True if self._rest is None else await self._rest.pump(sink)
+
+    def halt(self) -> None:
+        """Stop after the current piece of the rest."""
+        if self._rest is not None:
+            self._rest.halt()
+
+    def pause(self) -> None:
+        """Stop asking the rest for more."""
+        if self._rest is not None:
+            self._rest.pause()
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._rest is not None:
+            self._rest.resume()
+
+    def close(self) -> None:
+        """Let go of the rest."""
+        if self._rest is not None:
+            self._rest.close()
 
 
 class PiecesBody(Gate):

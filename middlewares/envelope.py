@@ -81,9 +81,14 @@ class Envelope:
         if old is not None:
             self._note(name, old, None)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the body goes up as the bytes that came."""
+        return not self._rewritten and not self.changes
+
     def encode(self) -> bytes:
         """The body to send: the original bytes unless something was changed."""
-        if not self._rewritten and not self.changes:
+        if self.untouched:
             return self._raw
         return _ENCODE.encode(self._fields)
 

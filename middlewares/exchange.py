@@ -48,12 +48,16 @@ class Unreadable:
     fault: ClientFault
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Upload:
-    """A body that is streamed through: `length` in bytes, None when the client does not say."""
+    """A body that is streamed through: `length` in bytes, None when the client does not say.
+
+    `fault` is why it ended before its end, if it did: the HTTP client would hide the reason.
+    """
 
     pieces: AsyncIterator[bytes]
     length: int | None
+    fault: ClientFault | None = None
 
 
 Body = Envelope | Unreadable | Upload | None
@@ -95,22 +99,34 @@ class Reply:
     """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
+    `origin` is the run of a route's chain that it came from.
     """
 
     status: int
     headers: CIMultiDict[str]
     body: ReplyBody
+    origin: Exchange | None = None
     events: EventTap | None = None
     seen: Observation | None = None
     taps: list[Tap] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One route to try; `model` replaces the client's, None leaves it."""
+
+    route: str
+    model: str | None = None
+
+
 @dataclass(slots=True)
 class Exchange:
-    """One run of a route's chain.
+    """One run of a chain: of the top level's, around the ladder, or of one route's.
+
+    At the top level `rungs` are what the router chose, and `runs` the routes' exchanges so far.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator
-    says so. `attempts` counts the calls made on this route; `head_at` and `content_at` are times of
+    says so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route; `head_at` and `content_at` are times of
     `watch.now()`.
     """
 
@@ -122,6 +138,9 @@ class Exchange:
     query: str
     watch: Watch
     stack: AsyncExitStack
+    rungs: tuple[Rung, ...] = ()
+    runs: list[Exchange] = field(default_factory=list)
+    encoded: bytes | None = None
     attempts: int = 0
     head_at: float | None = None
     content_at: float | None = None

@@ -46,7 +46,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     set: dict[str, str] = field(default_factory=dict)
     default: dict[str, str] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
-    response: ResponseOptions = ResponseOptions()
+    response: ResponseOptions = field(default_factory=ResponseOptions)
     user_agent: str = "pass"
     accept_risk: str | None = None
 

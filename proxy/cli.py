@@ -1,0 +1,149 @@
+"""The command line: what an operator types. Thin; the work is done elsewhere.
+
+Imports of the serving half are late: `tidegate check` and `--help` need neither aiohttp nor uvloop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from config.loader import Loaded, Overrides, find_table, load
+from config.secrets import SecretStore
+from proxy import __version__
+
+_EPILOG = """\
+The route table is looked for as -c FILE, $TIDEGATE_CONFIG, ./config/routes.yaml,
+/etc/tidegate/routes.yaml, in this order.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. Wrong usage exits with 2."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.run(options)
+    except FileNotFoundError as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is to be flushed to them any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tidegate",
+        description="A streaming reverse proxy for OpenAI-compatible APIs, described by one YAML table.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tidegate {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    serve = _command(commands, "serve", "serve the table until told to stop", _serve)
+    _add_table(serve)
+    serve.add_argument("--listen", metavar="ADDR", help="listen here instead, e.g. 127.0.0.1:9000")
+    serve.add_argument("--admin", metavar="ADDR", help="health pages here instead, e.g. 127.0.0.1:9001")
+    check = _command(commands, "check", "say everything that is wrong with the table; sends nothing", _check)
+    _add_table(check)
+    check.add_argument("--strict", action="store_true", help="warnings count as errors")
+    check.add_argument("--no-secrets", action="store_true", help="do not look for the keys")
+    check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
+    _command(commands, "schema", "print the JSON Schema of the table, for editors", _schema)
+    _command(commands, "version", "print the version", _version)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    run: object,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=_EPILOG if name in ("serve", "check") else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", metavar="FILE", help="the route table")
+
+
+def _load(options: argparse.Namespace, *, with_secrets: bool) -> tuple[Loaded, SecretStore]:
+    from middlewares.registry import catalog
+
+    path = find_table(options.config, os.environ, Path.cwd())
+    secrets = SecretStore(os.environ, path.absolute().parent)
+    overrides = Overrides(
+        listen=getattr(options, "listen", None), admin=getattr(options, "admin", None)
+    )
+    loaded = load(
+        path,
+        catalog(),
+        environ=os.environ,
+        overrides=overrides,
+        secrets=secrets if with_secrets else None,
+    )
+    return loaded, secrets
+
+
+def _serve(options: argparse.Namespace) -> int:
+    loaded, secrets = _load(options, with_secrets=False)
+    for problem in loaded.problems:
+        print(problem, file=sys.stderr)
+    if loaded.table is None:
+        print(f"tidegate: {loaded.file} has errors, so nothing is served", file=sys.stderr)
+        return 1
+    from proxy.service import serve
+
+    return serve(loaded.table, secrets)
+
+
+def _check(options: argparse.Namespace) -> int:
+    loaded, _ = _load(options, with_secrets=not options.no_secrets)
+    problems = loaded.problems
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(problems), indent=2).decode())
+    else:
+        for problem in problems:
+            print(problem)
+        print(_summary(loaded))
+    bad = [problem for problem in problems if problem.level == "error" or options.strict]
+    return 1 if bad else 0
+
+
+def _summary(loaded: Loaded) -> str:
+    errors = sum(problem.level == "error" for problem in loaded.problems)
+    warnings = len(loaded.problems) - errors
+    counts = [f"{count} {word}{'s' * (count != 1)}" for count, word in ((errors, "error"), (warnings, "warning")) if count]
+    if loaded.table is None:
+        return f"{loaded.file}: {', '.join(counts)}"
+    table = loaded.table
+    said = f"{len(table.routes)} routes, {len(table.models)} names under models"
+    return f"{loaded.file}: valid, {said}" + (f", {', '.join(counts)}" if counts else "")
+
+
+def _schema(_options: argparse.Namespace) -> int:
+    from config.jsonschema import schema
+    from middlewares.registry import catalog
+
+    print(msgspec.json.format(msgspec.json.encode(schema(catalog())), indent=2).decode())
+    return 0
+
+
+def _version(_options: argparse.Namespace) -> int:
+    print(f"tidegate {__version__}")
+    return 0

@@ -1,0 +1,149 @@
+"""A client's body, taken in: held when its model may have to be read, streamed through otherwise.
+
+Limits count decompressed bytes, and are checked before a byte is read where the client says how much
+it will send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from config.schema import Server
+from middlewares.envelope import Envelope
+from middlewares.exchange import Body, Unreadable, Upload
+from middlewares.faults import ClientFault
+
+_JSON_ENDPOINTS = frozenset(
+    {
+        "/audio/speech",
+        "/chat/completions",
+        "/completions",
+        "/embeddings",
+        "/images/generations",
+        "/messages",
+        "/messages/count_tokens",
+        "/moderations",
+        "/rerank",
+        "/responses",
+    }
+)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Taken(NamedTuple):
+    """A body, its compressed form if it came in one, and the bytes that were read for it."""
+
+    body: Body
+    encoded: bytes | None
+    size: int
+
+
+async def take_body(request: web.BaseRequest, path: str, limits: Server) -> Taken:
+    """Read what has to be read. Raises ClientFault: 408, 413, or 400 for broken framing."""
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or kind.endswith("+json")
+    endpoint = request.method == "POST" and path in _JSON_ENDPOINTS
+    if not request.body_exists:
+        return Taken(_parsed(b"") if endpoint else None, None, 0)
+    held = is_json or (endpoint and not kind.startswith("multipart/"))
+    limit = limits.max_body if held else limits.max_upload
+    announced = request.content_length
+    if announced is not None and announced > limit:
+        raise _too_large(limit)
+    if not held:
+        upload = Upload(_limited(_pieces(request, limits), limit), announced)
+        upload.pieces = _noting(upload, upload.pieces)
+        return Taken(upload, None, announced or 0)
+    raw = b"".join([piece async for piece in _limited(_pieces(request, limits), limit)])
+    return _decoded(raw, request.headers.get("Content-Encoding", "").strip().lower(), limit)
+
+
+async def _pieces(request: web.BaseRequest, limits: Server) -> AsyncIterator[bytes]:
+    _welcome(request)
+    content = request.content
+    while True:
+        try:
+            async with asyncio.timeout(limits.timeouts.body_idle):
+                piece = await content.readany()
+        except TimeoutError:
+            raise ClientFault(
+                "client_timeout",
+                f"The body stopped arriving for {limits.timeouts.body_idle:g} s.",
+            ) from None
+        except web.RequestPayloadError:
+            raise ClientFault("invalid_request", "The body's framing is broken.") from None
+        if not piece:
+            return
+        yield piece
+
+
+async def _limited(pieces: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    size = 0
+    async for piece in pieces:
+        size += len(piece)
+        if size > limit:
+            raise _too_large(limit)
+        yield piece
+
+
+async def _noting(upload: Upload, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, with the reason kept should they end in a fault."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except ClientFault as fault:
+        upload.fault = fault
+        raise
+
+
+def _welcome(request: web.BaseRequest) -> None:
+    """Let a client that waits for it go on (RFC 9110, section 10.1.1)."""
+    expects = request.headers.get("Expect", "").lower() == "100-continue"
+    if expects and request.version >= HttpVersion11 and request.transport is not None:
+        request.transport.write(_CONTINUE)
+
+
+def _decoded(raw: bytes, encoding: str, limit: int) -> Taken:
+    if encoding in ("", "identity"):
+        return Taken(_parsed(raw), None, len(raw))
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        fault = ClientFault(
+            "invalid_request",
+            f"A body in Content-Encoding {encoding[:20]!r} cannot be read; send gzip or none.",
+            param="content-encoding",
+        )
+        return Taken(Unreadable(raw, fault), raw, len(raw))
+    return Taken(_parsed(_inflate(raw, encoding, limit)), raw, len(raw))
+
+
+def _inflate(raw: bytes, encoding: str, limit: int) -> bytes:
+    # "deflate" means the zlib format (RFC 9110, 8.4.1.2), and bare deflate in the field.
+    windows = (31,) if encoding != "deflate" else (15, -15)
+    for window in windows:
+        inflater = zlib.decompressobj(window)
+        try:
+            data = inflater.decompress(raw, limit + 1)
+        except zlib.error:
+            continue
+        if len(data) > limit:
+            raise _too_large(limit)
+        if inflater.eof:
+            return data
+    raise ClientFault("invalid_request", f"The body is not valid {encoding}.", param="content-encoding")
+
+
+def _parsed(raw: bytes) -> Envelope | Unreadable:
+    try:
+        return Envelope.parse(raw)
+    except ClientFault as fault:
+        return Unreadable(raw, fault)
+
+
+def _too_large(limit: int) -> ClientFault:
+    return ClientFault("body_too_large", f"The body is larger than {limit} bytes.")

@@ -1,0 +1,97 @@
+"""Sockets to listen on: TCP over IPv4 and IPv6, and unix sockets with mode and group."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+
+from config.addresses import Address
+
+BACKLOG = 2048
+"""Connections waiting to be accepted; the kernel bounds it by `net.core.somaxconn`."""
+
+
+class CannotListen(Exception):
+    """An address that cannot be listened on; the message says which and why."""
+
+
+def open_socket(address: Address) -> socket.socket:
+    """A bound, listening socket. Raises CannotListen."""
+    try:
+        return _unix(address) if address.kind == "unix" else _tcp(address)
+    except (OSError, LookupError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        hint = "; is another tidegate running?" if _is_taken(error) else ""
+        raise CannotListen(f"cannot listen on {address}: {reason}{hint}") from error
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address that a socket really has, as the table writes it."""
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+def _is_taken(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+
+
+def _tcp(address: Address) -> socket.socket:
+    found = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, kind, protocol, _, place = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _unix(address: Address) -> socket.socket:
+    _remove_stale(address.path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Nobody may connect before mode and group are as the table says.
+        before = os.umask(0o177)
+        try:
+            sock.bind(address.path)
+        finally:
+            os.umask(before)
+        if address.group is not None:
+            shutil.chown(address.path, group=address.group)
+        if address.mode is not None:
+            os.chmod(address.path, address.mode)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """A socket file outlives its server; remove it unless somebody answers there."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -1,0 +1,140 @@
+"""`GET /v1/models`: what every usable route lists, as ROUTE/MODEL, and the names under `models`.
+
+Upstreams are asked all at once and are given two seconds; what they say is kept for five minutes, and
+one that says nothing is left out. An explicit-only route is never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from middlewares.clocks import Clocks, Timer, Watch
+from middlewares.exchange import Exchange, Inbound
+from middlewares.faults import ClientFault, Fault
+from middlewares.observation import decode
+from proxy.ladder import Route
+from proxy.table import OWN_AGENT, RouteTable
+
+_PATIENCE = Clocks(connect=2.0, total=2.0)
+_KEPT = 300.0
+_READ_AT_MOST = 8 * 1024 * 1024
+
+
+def asked_for(path: str) -> str | None:
+    """The model that a path asks about: empty for all of them, None for another path."""
+    if path == "/models":
+        return ""
+    name = path.removeprefix("/models/")
+    return unquote(name) if name not in (path, "") else None
+
+
+@dataclass(slots=True)
+class _Known:
+    route: Route
+    models: tuple[dict[str, Any], ...]
+    until: float
+
+
+class ModelList:
+    """What the upstreams said they have; one for the process."""
+
+    def __init__(self, timer: Timer) -> None:
+        self._timer = timer
+        self._known: dict[str, _Known] = {}
+
+    async def answer(self, table: RouteTable, wanted: str) -> tuple[int, bytes]:
+        """Status and body for a list, or for one model; ClientFault `model_not_found`."""
+        models = await self._all(table)
+        if not wanted:
+            return 200, _encode({"object": "list", "data": models})
+        found = next((model for model in models if model["id"] == wanted), None)
+        if found is None:
+            raise ClientFault(
+                "model_not_found", f"No model {wanted[:80]!r} is listed. GET /v1/models lists them.", param="model"
+            )
+        return 200, _encode(found)
+
+    async def _all(self, table: RouteTable) -> list[dict[str, Any]]:
+        routes = [route for route in table.routes.values() if route.usable()]
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._listed(route)) for route in routes]
+        models = [_model(name, "tidegate") for name in table.names]
+        for route, task in zip(routes, asked, strict=True):
+            models += [{**model, "id": f"{route.name}/{model['id']}"} for model in task.result()]
+        return models
+
+    async def _listed(self, route: Route) -> tuple[dict[str, Any], ...]:
+        if route.listed is not None:
+            return tuple(_model(name, route.name) for name in route.listed)
+        known = self._known.get(route.name)
+        now = self._timer.time()
+        if known is not None and known.route is route and known.until > now:
+            return known.models
+        models = await _ask(route, self._timer)
+        if models is None:
+            return ()
+        self._known[route.name] = _Known(route, models, now + _KEPT)
+        return models
+
+
+async def _ask(route: Route, timer: Timer) -> tuple[dict[str, Any], ...] | None:
+    """The upstream's own list, through the route's chain; None when it does not say."""
+    watch = Watch(_PATIENCE, timer)
+    pieces: list[bytes] = []
+    size = 0
+
+    async with AsyncExitStack() as stack:
+        stack.callback(watch.close)
+        exchange = _question(route, watch, stack)
+
+        def keep(piece: bytes) -> None:
+            nonlocal size
+            pieces.append(piece)
+            size += len(piece)
+            if size > _READ_AT_MOST:
+                reply.body.halt()
+
+        watch.start("total")
+        try:
+            async with watch.guard():
+                reply = await route.chain(exchange)
+                ended = await reply.body.pump(keep)
+        except Fault:
+            return None
+        if reply.status != 200 or not ended:
+            return None
+    data = decode(b"".join(pieces)).get("data")
+    if not isinstance(data, list):
+        return None
+    return tuple(m for m in data if isinstance(m, dict) and isinstance(m.get("id"), str))
+
+
+def _question(route: Route, watch: Watch, stack: AsyncExitStack) -> Exchange:
+    headers: CIMultiDict[str] = CIMultiDict(
+        {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": OWN_AGENT}
+    )
+    return Exchange(
+        inbound=Inbound("GET", "/models", "", CIMultiDictProxy(headers), ""),
+        route=route.name,
+        headers=headers.copy(),
+        credentials=CIMultiDict(),
+        body=None,
+        query="",
+        watch=watch,
+        stack=stack,
+    )
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(value) + b"\n"

@@ -1,0 +1,148 @@
+"""What we say: one line for each exchange on stdout, everything else on stderr.
+
+JSON, or pretty on a terminal. A line is built from an allow-list of facts, so that no header, body,
+query or key can come near it; free text from elsewhere is redacted all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass, fields
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from config.secrets import redact
+from middlewares.faults import Outcome
+
+_LONGEST = 200
+
+
+@dataclass(slots=True)
+class Record:
+    """The facts of one exchange, filled in as it goes. Times in milliseconds, sizes in bytes."""
+
+    id: str
+    client: str | None = None
+    remote: str = ""
+    route: str | None = None
+    model: str | None = None
+    upstream_model: str | None = None
+    method: str = ""
+    path: str = ""
+    status: int = 0
+    outcome: Outcome = "ok"
+    stream: bool = False
+    attempts: int = 0
+    ttfb_ms: float | None = None
+    ttft_ms: float | None = None
+    duration_ms: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_tokens: int | None = None
+    empty_answer: bool = False
+    error: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The line's fields, in the order in which they are written."""
+        return {name: _shown(getattr(self, name)) for name in _FIELDS}
+
+
+_FIELDS = tuple(field.name for field in fields(Record))
+
+
+class Journal:
+    """Both streams of our output."""
+
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
+        self._exchanges = _logger(out or sys.stdout, pretty_event="exchange")
+        self._events = _logger(err or sys.stderr)
+
+    def exchange(self, record: Record) -> None:
+        """Write the one line of a finished exchange."""
+        write = self._exchanges.warning if record.status >= 500 else self._exchanges.info
+        write("exchange", **record.facts())
+
+    def info(self, event: str, **facts: Any) -> None:
+        """Something happened."""
+        self._events.info(event, **{name: _shown(value) for name, value in facts.items()})
+
+    def warning(self, event: str, **facts: Any) -> None:
+        """Something happened that somebody may want to look into."""
+        self._events.warning(event, **{name: _shown(value) for name, value in facts.items()})
+
+    def error(self, event: str, **facts: Any) -> None:
+        """Something is broken."""
+        self._events.error(event, **{name: _shown(value) for name, value in facts.items()})
+
+    def take_over_stdlib(self) -> None:
+        """Have what libraries log come out here: redacted, without tracebacks."""
+        handler = _Handler(self)
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(logging.WARNING)
+        logging.captureWarnings(True)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        facts = {"logger": record.name, "message": record.getMessage()}
+        if cause is not None:
+            # The text of an exception may quote a header; its type cannot.
+            facts["exception"] = type(cause).__name__
+        write = self._journal.error if record.levelno >= logging.ERROR else self._journal.warning
+        write("library", **facts)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        text = redact(value)
+        return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    if isinstance(value, float):
+        return round(value, 3)
+    return value
+
+
+def _logger(stream: TextIO, pretty_event: str | None = None) -> FilteringBoundLogger:
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+    ]
+    bare: WrappedLogger
+    if stream.isatty():
+        if pretty_event is not None:
+            processors.append(_drop_empty)
+        processors.append(structlog.dev.ConsoleRenderer(timestamp_key="ts"))
+        bare = structlog.PrintLogger(stream)
+    else:
+        processors += [_ordered, structlog.processors.JSONRenderer(serializer=_serialize)]
+        bare = structlog.PrintLogger(stream)
+    wrapper = structlog.make_filtering_bound_logger(logging.INFO)
+    logger: FilteringBoundLogger = structlog.wrap_logger(
+        bare, processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
+    )
+    return logger
+
+
+def _ordered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    first = {"ts": event.pop("ts"), "level": event.pop("level"), "event": event.pop("event")}
+    return {**first, **event}
+
+
+def _drop_empty(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: value for name, value in event.items() if value not in (None, "", False)}
+
+
+def _serialize(event: EventDict, **_: Any) -> str:
+    return msgspec.json.encode(event).decode()

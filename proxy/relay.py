@@ -1,0 +1,237 @@
+"""The only writer to a client: the answer's head, its body as it comes, and an honest end.
+
+We write the bytes ourselves, on the transport of aiohttp's server, because its own response can
+neither send head and first piece together nor be told to break off: an answer that was cut must not
+look complete. Framing follows RFC 9112, section 6: chunked for HTTP/1.1 when the length is not known,
+the end of the connection for HTTP/1.0.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+
+import msgspec
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from middlewares.exchange import Reply
+from middlewares.faults import ClientFault, Fault, anthropic_error, openai_error
+from middlewares.observation import Dialect, EventTap
+from proxy.server import ClientConnection
+
+Headers = Iterable[tuple[str, str]]
+
+_BODILESS = frozenset({204, 304})
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_JSON = "application/json"
+
+
+class Written(web.StreamResponse):
+    """Tells aiohttp's server that the answer is out already, and whether the connection stays."""
+
+    def __init__(self, *, keep: bool) -> None:
+        super().__init__()
+        self._keep = keep
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether another request may follow on this connection."""
+        return self._keep
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing to do: the head was written."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing to do: the end was written, or is withheld on purpose."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection while we were writing."""
+
+
+class Downstream:
+    """One answer to one request."""
+
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_events",
+        "_framed",
+        "_head_only",
+        "_keep",
+        "_request",
+        "bytes_out",
+        "ended",
+        "status",
+    )
+
+    def __init__(self, request: web.BaseRequest, connection: ClientConnection) -> None:
+        self._request = request
+        self._connection = connection
+        self._chunked = False
+        self._head_only = False
+        self._keep = request.keep_alive
+        self._framed = True
+        self._events: EventTap | None = None
+        self.ended = False
+        self.status = 0
+        self.bytes_out = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the head is out: from here on there is no second answer."""
+        return self.status != 0
+
+    @property
+    def result(self) -> Written:
+        """What the server is to be given."""
+        return Written(keep=self._keep and self.ended)
+
+    def close_after(self) -> None:
+        """Do not keep the connection after this answer."""
+        self._keep = False
+
+    def start(self, status: int, headers: Headers, first: bytes = b"") -> None:
+        """Write the head, and the first piece of the body with it."""
+        self.status = status
+        lines = [(name, value) for name, value in headers]
+        names = {name.lower() for name, _ in lines}
+        self._head_only = self._request.method == "HEAD" or status in _BODILESS
+        if status == 204:
+            lines = [line for line in lines if line[0].lower() != "content-length"]
+        elif not self._head_only and "content-length" not in names:
+            if self._request.version >= HttpVersion11:
+                self._chunked = True
+                lines.append(("Transfer-Encoding", "chunked"))
+            else:
+                self._framed = self._keep = False
+        if "date" not in names:
+            lines.append(("Date", formatdate(time.time(), usegmt=True)))
+        if not self._keep:
+            lines.append(("Connection", "close"))
+        elif self._request.version < HttpVersion11:
+            lines.append(("Connection", "keep-alive"))
+        self._put(_head(status, lines), first)
+
+    def write(self, piece: bytes) -> None:
+        """Write one piece of the body."""
+        self._put(b"", piece)
+
+    def end(self) -> None:
+        """Say that the answer is complete."""
+        self.ended = True
+        if self._chunked:
+            self._send(b"0\r\n\r\n")
+
+    def break_off(self) -> None:
+        """End without saying so: the client must see that something is missing.
+
+        Where only the end of the connection would tell, it is reset: a plain close is how a complete
+        answer ends there.
+        """
+        self._keep = False
+        transport = self._request.transport
+        if transport is None:
+            return
+        if self._framed:
+            transport.close()
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer at once."""
+        self.start(status, [*headers, ("Content-Length", str(len(body)))], body)
+        self.end()
+
+    def _put(self, head: bytes, piece: bytes) -> None:
+        if self._head_only or not piece:
+            frame = head
+        elif self._chunked:
+            frame = b"%b%x\r\n%b\r\n" % (head, len(piece), piece)
+        else:
+            frame = head + piece
+        if not self._head_only:
+            self.bytes_out += len(piece)
+        if frame:
+            self._send(frame)
+
+    def _send(self, data: bytes) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGone
+        transport.write(data)
+
+    async def relay(self, reply: Reply, headers: Headers) -> None:
+        """Send `reply` as it arrives. Raises the Fault that its body ends with, if it does."""
+        body = reply.body
+        self._events = reply.events
+
+        def send(piece: bytes) -> None:
+            if self.started:
+                self.write(piece)
+            else:
+                self.start(reply.status, headers, piece)
+            for tap in reply.taps:
+                tap.feed(piece)
+
+        self._connection.readers = body
+        try:
+            await body.pump(send)
+            if not self.started:
+                self.start(reply.status, headers)
+            self.end()
+        finally:
+            self._connection.readers = None
+
+    def fail(self, fault: Fault) -> None:
+        """After the head: tell the fault where that can be done, and break off.
+
+        In an event stream it is one event, and only where it cannot be taken for a part of another;
+        an error that the provider has told in the stream already is not told twice.
+        """
+        events = self._events
+        transport = self._request.transport
+        told = events is None or not events.between_events or events.seen.error is not None
+        if not told and events is not None and transport is not None and not transport.is_closing():
+            self.write(error_event(fault, events.seen.dialect))
+        self.break_off()
+
+
+def error_answer(down: Downstream, fault: Fault, dialect: Dialect, headers: Headers) -> None:
+    """Write an error that was made here, in the shape that the endpoint's clients expect."""
+    shape = anthropic_error(fault) if dialect == "messages" else openai_error(fault)
+    if isinstance(fault, ClientFault) and fault.status in (408, 413):
+        down.close_after()
+    down.answer(
+        fault.status,
+        [("Content-Type", _JSON), *fault.headers, *headers],
+        msgspec.json.encode(shape) + b"\n",
+    )
+
+
+def error_event(fault: Fault, dialect: Dialect) -> bytes:
+    """A fault as the one event that ends a stream."""
+    if dialect == "messages":
+        return b"event: error\ndata: " + msgspec.json.encode(anthropic_error(fault)) + b"\n\n"
+    shape = openai_error(fault)
+    if dialect == "responses":
+        told = {"type": "error", "code": fault.code, "message": fault.message, "param": None, **shape}
+        return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
+    return b"data: " + msgspec.json.encode(shape) + b"\n\n"
+
+
+def _head(status: int, lines: Headers) -> bytes:
+    text = f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in lines
+    )
+    # Upstream bytes that are not UTF-8 were read as surrogates; they leave as they came.
+    return (text + "\r\n").encode("utf-8", "surrogateescape")
+

@@ -1,0 +1,155 @@
+"""Which route serves a request: the seven rules, first match wins.
+
+Pure: it is given what the request says and answers with a `Choice`, so that a dry run takes the same
+way. An `explicit_only` route can be reached only by the rules in which a client names it; the others
+are built without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from config.schema import Table
+from config.suggestions import is_near_miss, near_names
+from middlewares.exchange import Rung
+from middlewares.faults import ClientFault
+
+Rule = Literal["path", "header", "provider", "models", "prefix", "serves", "default_route"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the rules decided. `name` is the ladder or alias under `models`, if it was one."""
+
+    rule: Rule
+    rungs: tuple[Rung, ...]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a request says about where it wants to go."""
+
+    path: str | None = None
+    header: str | None = None
+    provider: str | None = None
+    model: str | None = None
+
+
+class Router:
+    """The rules, read once from a table."""
+
+    def __init__(self, table: Table) -> None:
+        self._routes = frozenset(table.routes)
+        self._models = {
+            name: tuple(Rung(target.partition("/")[0], target) for target in targets)
+            for name, targets in table.models.items()
+        }
+        open_routes = {
+            name: route for name, route in table.routes.items() if not route.explicit_only
+        }
+        self._exact = _claims(
+            {name: route.serves for name, route in open_routes.items()}, globs=False
+        )
+        self._globs = [
+            (_glob(claim), route)
+            for claim, route in _claims(
+                {name: route.serves for name, route in open_routes.items()}, globs=True
+            ).items()
+        ]
+        self._default = table.default_route if table.default_route in open_routes else None
+
+    def choose(self, named: Named) -> Choice:
+        """The first rule that matches; ClientFault `model_not_found` or `invalid_request` if none does."""
+        return self._by_name(named) or self._by_model(named.model)
+
+    def _by_name(self, named: Named) -> Choice | None:
+        given: tuple[tuple[Rule, str | None], ...] = (
+            ("path", named.path),
+            ("header", named.header),
+            ("provider", named.provider),
+        )
+        for rule, route in given:
+            if route is None:
+                continue
+            if route not in self._routes:
+                raise self._unknown_route(rule, route)
+            return Choice(rule, (Rung(route),))
+        return None
+
+    def _by_model(self, model: str | None) -> Choice:
+        if model is None:
+            if self._default is not None:
+                return Choice("default_route", (Rung(self._default),))
+            raise ClientFault(
+                "invalid_request", "No model is named, and there is no default route.", param="model"
+            )
+        if rungs := self._models.get(model):
+            return Choice("models", rungs, name=model)
+        first, slash, _ = model.partition("/")
+        if slash and first in self._routes:
+            return Choice("prefix", (Rung(first),))
+        if (route := self._serving(model)) is not None:
+            return Choice("serves", (Rung(route),))
+        if self._default is not None and not self._meant_a_route(first):
+            return Choice("default_route", (Rung(self._default),))
+        raise self._unknown_model(model)
+
+    def _serving(self, model: str) -> str | None:
+        if (route := self._exact.get(model)) is not None:
+            return route
+        return next((route for glob, route in self._globs if glob.fullmatch(model)), None)
+
+    def _meant_a_route(self, first: str) -> bool:
+        """A slip for a route's name, or the name alone: not to be sent to a stranger."""
+        return first in self._routes or is_near_miss(first, self._routes)
+
+    def _unknown_route(self, rule: Rule, route: str) -> ClientFault:
+        near = _did_you_mean(near_names(route, sorted(self._routes)))
+        where = {"path": "The path", "header": "x-tidegate-provider"}.get(rule, "provider")
+        return ClientFault(
+            "model_not_found",
+            f"{where} names the route {_cut(route)!r}, which does not exist.{near}",
+            param="x-tidegate-provider" if rule == "header" else rule,
+        )
+
+    def _unknown_model(self, model: str) -> ClientFault:
+        first, slash, rest = model.partition("/")
+        names = [*self._models, *self._exact]
+        near = near_names(model, names)
+        near += [
+            f"{route}/{rest or '<model>'}"
+            for route in ([first] if first in self._routes else near_names(first, sorted(self._routes)))
+        ]
+        return ClientFault(
+            "model_not_found",
+            f"No route serves the model {_cut(model)!r}.{_did_you_mean(near[:3])} "
+            "Name one as ROUTE/MODEL; GET /v1/models lists them.",
+            param="model",
+        )
+
+
+def _claims(serves: Mapping[str, tuple[str, ...]], *, globs: bool) -> dict[str, str]:
+    return {
+        claim: route
+        for route, claims in serves.items()
+        for claim in claims
+        if any(sign in claim for sign in "*?") == globs
+    }
+
+
+def _glob(claim: str) -> re.Pattern[str]:
+    """`*` matches anything, slashes too; `?` one character."""
+    pieces = (".*" if sign == "*" else "." if sign == "?" else re.escape(sign) for sign in claim)
+    return re.compile("".join(pieces), re.DOTALL)
+
+
+def _did_you_mean(names: list[str]) -> str:
+    return f" Did you mean {' or '.join(repr(_cut(name)) for name in names)}?" if names else ""
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= 80 else name[:77] + "..."

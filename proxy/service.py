@@ -1,0 +1,42 @@
+"""The process around the app: its event loop, and what its libraries must be for it to be safe."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib.metadata import version
+
+import aiohttp.http_parser
+import uvloop
+
+from config.schema import Table
+from config.secrets import SecretStore
+from proxy.app import run
+from proxy.listeners import CannotListen
+from proxy.logs import Journal
+
+
+def serve(table: Table, secrets: SecretStore) -> int:
+    """Serve until told to stop; the exit code."""
+    _require_safe_libraries()
+    journal = Journal()
+    journal.take_over_stdlib()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run(table, secrets, journal))
+    except CannotListen as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+        return 1
+
+
+def _require_safe_libraries() -> None:
+    """Refuse to run on what is known to mix up clients.
+
+    uvloop before 0.23 can give a cancelled connection's descriptor to another (uvloop#738), and
+    aiohttp's parser in Python is where its smuggling bugs were.
+    """
+    installed = tuple(int(part) for part in version("uvloop").split(".")[:2])
+    if installed < (0, 23):
+        raise SystemExit("tidegate: uvloop 0.23 or newer is required; older ones can mix up connections")
+    if not aiohttp.http_parser.HttpRequestParser.__module__.endswith("_http_parser"):
+        raise SystemExit("tidegate: aiohttp's compiled parser is missing; install aiohttp from a wheel")

@@ -1,0 +1,98 @@
+"""A loaded table, compiled: every chain built, every decision that can be made before a request made.
+
+Immutable. A new file gives a new `RouteTable`, whole; exchanges in flight keep the one that they
+began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from yarl import URL
+
+from config import schema
+from config.schema import MiddlewareUse, Server
+from config.secrets import SecretStore
+from middlewares.chain import compile_chain
+from middlewares.clocks import Clocks, Timer
+from middlewares.exchange import Deps, Handler, Middleware
+from middlewares.key import Key
+from middlewares.registry import BUILT_IN
+from middlewares.timeout import Timeout
+from proxy import __version__
+from proxy.demo import DemoModel
+from proxy.ladder import Ladder, Route
+from proxy.router import Router
+from proxy.upstream import Client, Upstream
+
+OWN_AGENT = f"tidegate/{__version__}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """All that serving a request needs: `chain` runs the top level's middlewares around the ladder."""
+
+    server: Server
+    routes: Mapping[str, Route]
+    router: Router
+    chain: Handler
+    clocks: Clocks
+    names: tuple[str, ...]
+    """The names under `models`, in the file's order."""
+
+
+def compile_table(
+    table: schema.Table, secrets: SecretStore, client: Client, timer: Timer
+) -> RouteTable:
+    """Build everything that `table` describes."""
+    routes = {
+        name: _route(name, route, secrets, client) for name, route in table.routes.items()
+    }
+    top = _made(table.middlewares, Deps("", "", secrets, OWN_AGENT))
+    return RouteTable(
+        server=table.server,
+        routes=routes,
+        router=Router(table),
+        chain=_chain(top, Ladder(routes, timer)),
+        clocks=_clocks(top, Clocks()),
+        names=tuple(table.models),
+    )
+
+
+def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client) -> Route:
+    host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
+    made = _made(route.middlewares, Deps(name, host, secrets, OWN_AGENT))
+    innermost: Handler = DemoModel() if route.upstream == "demo" else Upstream(client, route.upstream)
+    keys = [middleware for middleware in made if isinstance(middleware, Key)]
+    return Route(
+        name=name,
+        chain=_chain(made, innermost),
+        clocks=_clocks(made, Clocks()),
+        explicit_only=route.explicit_only,
+        usable=_all_available(keys),
+        listed=_listed(route),
+    )
+
+
+def _listed(route: schema.Route) -> tuple[str, ...] | None:
+    if isinstance(route.list, tuple):
+        return route.list
+    return () if route.explicit_only else None
+
+
+def _made(uses: tuple[MiddlewareUse, ...], deps: Deps) -> list[Middleware]:
+    return [BUILT_IN[use.name].make(use.options, deps) for use in uses]
+
+
+def _chain(made: list[Middleware], innermost: Handler) -> Handler:
+    # Clocks run from the chain's beginning (`proxy.ladder`), so that link has nothing to do.
+    return compile_chain([m for m in made if not isinstance(m, Timeout)], innermost)
+
+
+def _clocks(made: list[Middleware], without: Clocks) -> Clocks:
+    return next((m.clocks for m in made if isinstance(m, Timeout)), without)
+
+
+def _all_available(keys: list[Key]) -> Callable[[], bool]:
+    return lambda: all(key.available() for key in keys)

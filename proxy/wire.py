@@ -1,0 +1,143 @@
+"""The rules of headers and paths on the wire, both ways. Pure functions; no sockets.
+
+In: only what the client may say to a provider goes up. Out: only what the provider may say to a
+client comes down. Hop-by-hop headers, and those that `Connection` names, cross in neither direction
+(RFC 9110, section 7.6.1). A path is taken as it came or refused; it is never normalised, because two
+readings of one path are how requests get past a check.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from middlewares.faults import ClientFault
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+CREDENTIALS = frozenset(
+    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"}
+)
+_NEVER_UP = HOP_BY_HOP | CREDENTIALS | {"content-length", "cookie", "cookie2", "expect", "host"}
+_NEVER_DOWN = HOP_BY_HOP | {"set-cookie", "set-cookie2", "alt-svc", "strict-transport-security"}
+_OURS = "x-tidegate-"
+_FORWARDED = "x-forwarded-"
+_KEY_PROTOCOL = re.compile(r"\s*openai-insecure-api-key\..*", re.IGNORECASE)
+
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNTRUSTED = re.compile(r"[^\x21-\x7e]|[\\#]|//|%(?:2e|5c|00)", re.IGNORECASE)
+_ENCODED_SLASH = re.compile(r"%2f", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+
+
+class Target(NamedTuple):
+    """Where a request wants to go: `route` is named by the path or None, `path` follows `/v1`."""
+
+    route: str | None
+    path: str
+    query: str
+
+
+def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDict[str]]:
+    """What of a client's headers goes up, and the credentials that do not.
+
+    Raises ClientFault for two `Authorization` headers: it would be a matter of taste which counts.
+    """
+    if len(headers.getall("Authorization", ())) > 1:
+        raise ClientFault(
+            "invalid_request", "Two Authorization headers were sent; send one.", param="authorization"
+        )
+    named = _named_by_connection(headers)
+    up: CIMultiDict[str] = CIMultiDict()
+    credentials: CIMultiDict[str] = CIMultiDict()
+    spelling: dict[str, str] = {}
+    for name, value in headers.items():
+        lower = name.lower().replace("_", "-")
+        if lower in CREDENTIALS:
+            if lower != "proxy-authorization":
+                credentials[lower] = value
+            continue
+        if lower in _NEVER_UP or lower.startswith((_OURS, _FORWARDED)) or name.lower() in named:
+            continue
+        if lower == "sec-websocket-protocol":
+            value = ",".join(p for p in value.split(",") if not _KEY_PROTOCOL.fullmatch(p))
+        # One spelling for one name: the HTTP client would take `X-A` and `x-a` for an override.
+        up.add(spelling.setdefault(name.lower(), name), value)
+    return up, credentials
+
+
+def upward_query(query: str) -> str:
+    """The query without `key=`, which some clients use for a credential; the rest byte for byte."""
+    if "key" not in query:
+        return query
+    kept = [pair for pair in query.split("&") if pair.partition("=")[0] != "key"]
+    return "&".join(kept)
+
+
+def downward(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """What of an upstream's headers goes to the client.
+
+    A value with a control character is left out: it could end the head that we write.
+    """
+    named = _named_by_connection(headers)
+    down: CIMultiDict[str] = CIMultiDict()
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _NEVER_DOWN or lower.startswith(_OURS) or lower in named:
+            continue
+        if not _UNFIT.search(value):
+            down.add(name, value)
+    return down
+
+
+def _named_by_connection(headers: CIMultiDictProxy[str]) -> set[str]:
+    lines = headers.getall("Connection", ())
+    return {name.strip().lower() for line in lines for name in line.split(",")} if lines else set()
+
+
+def read_target(method: str, raw: str) -> Target:
+    """Split a request target. Raises ClientFault `invalid_request` or `not_found`.
+
+    The absolute form is accepted (RFC 9112, section 3.2.2) and its authority ignored. An encoded slash
+    is allowed only in the name of a model that is asked about.
+    """
+    if absolute := _ABSOLUTE.match(raw):
+        raw = raw[absolute.end() :]
+    path, _, query = raw.partition("?")
+    if not path.startswith("/") or _UNTRUSTED.search(path) or _has_dot_segment(path):
+        raise ClientFault("invalid_request", "This path cannot be trusted and is not served.")
+    if _ENCODED_SLASH.search(path) and not (method == "GET" and path.startswith("/v1/models/")):
+        raise ClientFault("invalid_request", "An encoded slash is not allowed in this path.")
+    if _UNTRUSTED_QUERY.search(query):
+        raise ClientFault("invalid_request", "This query holds characters that must be encoded.")
+    route: str | None = None
+    rest = path.removeprefix("/v1/")
+    if rest == path:
+        name, _, rest = path[1:].partition("/v1/")
+        if not name or "/" in name or not rest:
+            raise ClientFault("not_found", "Nothing is served here. Paths begin with /v1/.")
+        route = name
+    if not rest:
+        raise ClientFault("not_found", "Nothing is served here. Name an endpoint after /v1/.")
+    return Target(route, "/chat/completions" if rest == "chat" else f"/{rest}", query)
+
+
+_UNTRUSTED_QUERY = re.compile(r"[^\x21-\x7e]|#")
+
+
+def _has_dot_segment(path: str) -> bool:
+    return any(segment in (".", "..") for segment in path.split("/"))
