@@ -5,8 +5,6 @@ Whatever the file holds, the outcome is a value: no exception leaves `load` for 
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from config.addresses import Address, parse_address
 from config.catalog import Catalog
 from config.decoding import Reader, scan_secrets
 from config.document import Node, Scalar, read
+from config.files import read_regular
 from config.lint import Site, judge
 from config.problems import Mark, Problem
 from config.report import Place, Report
@@ -132,12 +131,7 @@ def _text(path: Path, report: Report) -> str | None:
 
 
 def _bytes(path: Path) -> bytes:
-    # Without O_NONBLOCK a FIFO in the file's place would stop the program here.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("it is not a regular file")
-        data = file.read(MAX_BYTES + 1)
+    data, _ = read_regular(path, MAX_BYTES)
     if len(data) > MAX_BYTES:
         raise ValueError("it is larger than 1 MiB")
     return data

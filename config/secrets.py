@@ -16,6 +16,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from config.files import read_regular
+
 REDACTED = "[redacted]"
 
 _LITERAL = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}|(?P<scheme>[Bb][Ee][Aa][Rr][Ee][Rr]\s+)\S{12,}")
@@ -190,20 +192,14 @@ class SecretStore:
 def _read(path: Path, place: str, *, private: bool) -> tuple[bytes, _Signature]:
     """The bytes of a small regular file, and the stat of the very file that was opened."""
     try:
-        # Without O_NONBLOCK a FIFO in the file's place would stop the program here.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data, status = read_regular(path, _MAX_FILE)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise SecretError(f"{place} cannot be read: {_reason(error)}") from None
-    with open(descriptor, "rb", closefd=True) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SecretError(f"{place} is not a regular file")
-        mode = stat.S_IMODE(status.st_mode)
-        if private and mode & _READABLE_BY_OTHERS:
-            raise SecretError(f"{place} has mode {mode:04o}, so others can read it: chmod 600 {place}")
-        data = file.read(_MAX_FILE + 1)
+    mode = stat.S_IMODE(status.st_mode)
+    if private and mode & _READABLE_BY_OTHERS:
+        raise SecretError(f"{place} has mode {mode:04o}, so others can read it: chmod 600 {place}")
     if len(data) > _MAX_FILE:
         raise SecretError(f"{place} is larger than 64 KiB: a key file holds a key and little else")
     return data, _signature(status)
@@ -279,4 +275,4 @@ def _listed(parts: list[str]) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or "not a usable file name"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,184 @@
+"""The table's JSON Schema (draft 2020-12), for editors: from the same structs that loading uses.
+
+Not msgspec's own schema, since that describes decoded values: here a duration is text with a unit,
+a chain is a list of names and options, and every number may be a `${NAME}`.
+"""
+
+from __future__ import annotations
+
+import inspect as python
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec import NODEFAULT, inspect
+
+from config.catalog import Catalog, Entry
+from config.schema import Table
+from config.shapes import LISTS, bare, marker_of
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+_VARIABLE = {"type": "string", "pattern": r"\$\{"}
+_TARGETS = {
+    "description": "ROUTE/MODEL (an alias), or a list of them (a ladder, tried in order).",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+}
+_KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
+Schema = dict[str, Any]
+
+
+def schema(catalog: Catalog) -> Schema:
+    """The JSON Schema of a table with these middlewares."""
+    writer = _Writer()
+    table = writer.type(inspect.type_info(Table))
+    # The top level's own chain admits fewer middlewares, and fewer options of some.
+    writer.definitions["Table"]["properties"]["middlewares"] = {"$ref": "#/$defs/top_chain"}
+    writer.definitions["Table"]["patternProperties"] = {"^x-": {}}
+    top = {name: entry for name, entry in catalog.entries.items() if entry.top_fields is not None}
+    writer.chain("chain", "middleware", {name: (entry, None) for name, entry in catalog.entries.items()})
+    writer.chain(
+        "top_chain", "top_middleware", {name: (entry, entry.top_fields) for name, entry in top.items()}
+    )
+    return {"$schema": DIALECT, "title": "tidegate route table", **table, "$defs": writer.definitions}
+
+
+class _Writer:
+    """Collects one definition for each struct."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Schema] = {}
+        self._names: dict[type, str] = {}
+
+    def type(self, wanted: inspect.Type) -> Schema:
+        """The schema of one field's type."""
+        marker = marker_of(wanted)
+        extra = wanted.extra_json_schema or {} if isinstance(wanted, inspect.Metadata) else {}
+        if marker == "chain":
+            return {"$ref": "#/$defs/chain"}
+        if marker == "targets":
+            return _TARGETS
+        if marker is not None:
+            return {"type": "string", **extra}
+        return {**self._plain(bare(wanted)), **extra}
+
+    def _plain(self, wanted: inspect.Type) -> Schema:
+        match wanted:
+            case inspect.StructType():
+                return {"$ref": f"#/$defs/{self._struct(wanted)}"}
+            case inspect.UnionType(types=types):
+                return {"anyOf": _distinct(self.type(member) for member in types)}
+            case inspect.DictType(value_type=value_type):
+                return {"type": "object", "additionalProperties": self.type(value_type)}
+            case inspect.LiteralType(values=values):
+                return {"anyOf": [{"enum": list(values)}, _VARIABLE]}
+            case inspect.IntType():
+                return {"anyOf": [{"type": "integer", **_bounds(wanted)}, _VARIABLE]}
+            case inspect.FloatType():
+                return {"anyOf": [{"type": "number", **_bounds(wanted)}, _VARIABLE]}
+            case inspect.BoolType():
+                return {"anyOf": [{"type": "boolean"}, _VARIABLE]}
+            case inspect.StrType():
+                return {"type": "string"}
+            case inspect.NoneType():
+                return {"type": "null"}
+            case inspect.AnyType():
+                return {}
+            case _ if isinstance(wanted, LISTS):
+                items: Any = wanted
+                return {"type": "array", "items": self.type(items.item_type)}
+            case _:
+                raise TypeError(f"no option can have the type {wanted}")
+
+    def _struct(self, wanted: inspect.StructType) -> str:
+        """The name of the struct's definition, which is made when it is new."""
+        if wanted.cls not in self._names:
+            name = wanted.cls.__name__
+            if name in self.definitions:
+                # Several middlewares may call their options the same.
+                name = f"{wanted.cls.__module__}.{name}"
+            self._names[wanted.cls] = name
+            self.definitions[name] = {}
+            self.definitions[name].update(self.object(wanted))
+        return self._names[wanted.cls]
+
+    def object(self, wanted: inspect.StructType, only: frozenset[str] | None = None) -> Schema:
+        """A struct as an object; with `only`, of those fields alone."""
+        fields = [field for field in wanted.fields if not only or field.encode_name in only]
+        return {
+            "type": "object",
+            **_described(wanted.cls),
+            "properties": {field.encode_name: self._field(field) for field in fields},
+            "required": [field.encode_name for field in fields if field.required],
+            "additionalProperties": False,
+        }
+
+    def _field(self, field: inspect.Field) -> Schema:
+        written = self.type(field.type)
+        # Defaults of durations and the like are numbers in memory and text in the file.
+        shown = isinstance(field.default, bool | int | str) and not _has_marker(field.type)
+        return {**written, "default": field.default} if shown and field.default is not NODEFAULT else written
+
+    def chain(self, name: str, item: str, entries: dict[str, tuple[Entry, frozenset[str] | None]]) -> None:
+        """Define a list of these middlewares."""
+        options = {key: self._options(entry, only) for key, (entry, only) in entries.items()}
+        bare_names = [key for key, (entry, _) in entries.items() if _needs_nothing(entry)]
+        single: Schema = {
+            "type": "object",
+            "properties": options,
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        }
+        nested = {"$ref": f"#/$defs/{name}"}
+        self.definitions[item] = {
+            "oneOf": [{"enum": bare_names}, single, nested] if bare_names else [single, nested]
+        }
+        self.definitions[name] = {"type": "array", "items": {"$ref": f"#/$defs/{item}"}}
+
+    def _options(self, entry: Entry, only: frozenset[str] | None) -> Schema:
+        wanted = inspect.type_info(entry.options)
+        struct = _struct_of(entry)
+        written = self.object(struct, only) if only and struct is not None else self.type(wanted)
+        summary = {"description": entry.summary} if entry.summary else {}
+        if _needs_nothing(entry):
+            return {**summary, "anyOf": [written, {"type": "null"}]}
+        return {**written, **summary}
+
+
+def _struct_of(entry: Entry) -> inspect.StructType | None:
+    wanted = inspect.type_info(entry.options)
+    members = wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,)
+    return next((member for member in members if isinstance(member, inspect.StructType)), None)
+
+
+def _needs_nothing(entry: Entry) -> bool:
+    """Does the bare name stand for defaults?"""
+    struct = _struct_of(entry)
+    return struct is not None and not any(field.required for field in struct.fields)
+
+
+def _has_marker(wanted: inspect.Type) -> bool:
+    if isinstance(wanted, inspect.UnionType):
+        return any(_has_marker(member) for member in wanted.types)
+    return marker_of(wanted) is not None
+
+
+def _bounds(wanted: inspect.IntType | inspect.FloatType) -> Schema:
+    found = {keyword: getattr(wanted, name) for name, keyword in _KEYWORDS.items()}
+    return {keyword: bound for keyword, bound in found.items() if bound is not None}
+
+
+def _distinct(schemas: Iterable[Schema]) -> list[Schema]:
+    """The members of a union, nested unions opened and repeated members left out."""
+    members: list[Schema] = []
+    for written in schemas:
+        for member in written["anyOf"] if set(written) == {"anyOf"} else [written]:
+            if member not in members:
+                members.append(member)
+    return members
+
+
+def _described(cls: type) -> Schema:
+    text = python.cleandoc(cls.__doc__ or "")
+    return {"description": text} if text else {}
