@@ -63,10 +63,6 @@ class Watch:
         self._handle: asyncio.TimerHandle | None = None
         self._wakes_at = 0.0
 
-    def now(self) -> float:
-        """Seconds on the timer's own scale."""
-        return self._timer.time()
-
     def start(self, clock: Clock) -> None:
         """(Re)start `clock` from now; without a limit it does nothing."""
         limit: float | None = getattr(self.clocks, clock)

@@ -56,7 +56,9 @@ def _promoted(events: EventTap | None) -> Reply | None:
     named = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
-    headers = CIMultiDict({"Content-Type": "application/json"})
+    headers = CIMultiDict(
+        {"Content-Type": "application/json", "Content-Length": str(len(first.data))}
+    )
     return Reply(status, headers, FixedBody(first.data))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Protocol
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -127,7 +128,7 @@ class Exchange:
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator
     says so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route; `head_at` and `content_at` are times of
-    `watch.now()`.
+    `time.perf_counter`, for the log: the event loop's clock is too coarse for it.
     """
 
     inbound: Inbound
@@ -178,13 +179,13 @@ class Exchange:
 
     def note_head(self) -> None:
         """The upstream's head is here."""
-        self.head_at = self.watch.now()
+        self.head_at = perf_counter()
         self.watch.stop("connect", "first_byte")
         self.watch.start("idle")
 
     def note_content(self) -> None:
         """The first generated content of a stream is here."""
-        self.content_at = self.watch.now()
+        self.content_at = perf_counter()
         self.watch.stop("first_token")
 
     @property

@@ -168,7 +168,10 @@ def _events(saying: _Saying, chat: bool, with_usage: bool) -> Iterator[dict[str,
 
 
 def _json(status: int, value: dict[str, Any]) -> Reply:
-    return _reply(status, "application/json", FixedBody(_ENCODE.encode(value)))
+    body = _ENCODE.encode(value)
+    reply = _reply(status, "application/json", FixedBody(body))
+    reply.headers["Content-Length"] = str(len(body))
+    return reply
 
 
 def _error(status: int, message: str, code: str) -> Reply:
