@@ -104,6 +104,16 @@ class Tidegate:
         await self._until(lambda: len(self.stdout) >= count, within, f"{count} lines of exchange log")
         return self.log
 
+    async def log_entry(self, headers: Sequence[tuple[str, str]], within: float = 5.0) -> dict[str, Any]:
+        """The log line of the exchange whose answer had these headers."""
+        wanted = next(value for name, value in headers if name.lower() == "x-tidegate-id")
+
+        def found() -> list[dict[str, Any]]:
+            return [entry for entry in self.log if entry["id"] == wanted]
+
+        await self._until(lambda: bool(found()), within, f"log line of {wanted}")
+        return found()[0]
+
     async def wait_event(self, name: str, within: float = 5.0, **fields: Any) -> dict[str, Any]:
         """Wait until stderr has an event of that name with these fields; the first that fits."""
 
