@@ -84,8 +84,9 @@ class Reader:
         return Words(result.text, plain=True, source=node.text, interpolated=True)
 
     def _locate(self, node: Node, place: Place) -> None:
-        mark = node.mark if isinstance(node, Scalar) else self.report.keys.get(place, node.mark)
-        self.report.marks[place] = mark
+        # An empty value stands wherever the parser noticed that there is none: its key is meant.
+        itself = isinstance(node, Scalar) and (node.quoted or bool(node.text))
+        self.report.marks[place] = node.mark if itself else self.report.keys.get(place, node.mark)
 
     def _named(self, node: Node) -> str:
         if isinstance(node, Sequence):
@@ -159,7 +160,7 @@ class Reader:
     def _union(self, node: Node, types: tuple[inspect.Type, ...], place: Place) -> Any:
         members = [member for member in types if not isinstance(member, inspect.NoneType)]
         if isinstance(node, Scalar):
-            if len(members) < len(types) and self._is_null(node, place):
+            if len(members) < len(types) and self._is_null(node):
                 return None
             fitting = [member for member in members if marker_of(member) or isinstance(bare(member), SCALARS)]
             return self._one_of(node, fitting, members, place)
@@ -168,14 +169,15 @@ class Reader:
                 return self._dispatch(node, member, place)
         return self.wrong(node, scalars.either(map(described, types)), place)
 
-    def _is_null(self, node: Scalar, place: Place) -> bool:
-        if node.quoted and "${" not in node.text:
+    def _is_null(self, node: Scalar) -> bool:
+        if not node.quoted:
+            return scalars.kind_of(node.text) == "null"
+        try:
+            found = interpolate(node.text, self._environ)
+        except ValueError:
+            # Told when the scalar is read for good.
             return False
-        before = len(self.report.problems)
-        words = self.words(node, place)
-        # What words() has to complain about is reported when the scalar is read for good.
-        del self.report.problems[before:]
-        return words is not None and words.kind == "null"
+        return found.replaced and scalars.kind_of(found.text) == "null"
 
     def _one_of(
         self, node: Scalar, fitting: list[inspect.Type], members: list[inspect.Type], place: Place
@@ -272,7 +274,7 @@ class Reader:
         except ValueError as error:
             near = ""
             if isinstance(wanted, inspect.LiteralType) and not words.interpolated:
-                near = hint(words.text, map(str, wanted.values))
+                near = hint(words.text, [value for value in wanted.values if isinstance(value, str)])
             return self.fail(place, "type", f"{error}{near}")
 
     def _bounded(self, value: Any, wanted: inspect.Type, place: Place) -> Any:

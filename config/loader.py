@@ -20,7 +20,7 @@ from config.lint import Site, judge
 from config.problems import Mark, Problem
 from config.report import Place, Report
 from config.schema import Server, Table
-from config.secrets import SecretStore, redact
+from config.secrets import SecretStore
 
 MAX_BYTES = 1024 * 1024
 
@@ -98,8 +98,7 @@ def load(
 
 
 def _loaded(table: Any, report: Report) -> Loaded:
-    # A node that is used twice by aliases has its problems twice, at one place.
-    problems = sorted(dict.fromkeys(report.problems), key=lambda found: (found.line, found.column))
+    problems = report.problems
     sound = isinstance(table, Table) and all(problem.level == "warning" for problem in problems)
     return Loaded(
         file=report.file,
@@ -155,6 +154,5 @@ def _option(text: str | None, option: str, place: Place, report: Report) -> Addr
     try:
         return parse_address(text)
     except ValueError as error:
-        message = redact(f"{text!r} is not an address: {error}")
-        report.problems.append(Problem(option, 1, 1, "error", "address", message))
+        report.error_at(place, "address", f"{text!r} is not an address: {error}")
         return None

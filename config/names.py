@@ -22,7 +22,7 @@ def judge_names(table: Table, routes: dict[str, Route], report: Report) -> None:
     _route_names(known, report)
     _explicit_routes(routes, report)
     _claims(routes, report)
-    _model_names(table, known, report)
+    _model_names(known, report)
     for name, targets in table.models.items():
         for place, target in _placed(name, targets, report):
             _target(place, target, known, report)
@@ -70,7 +70,7 @@ def _claims(routes: dict[str, Route], report: Report) -> None:
                 report.error_at(place, "claimed-twice", message)
 
 
-def _model_names(table: Table, known: dict[str, Route | None], report: Report) -> None:
+def _model_names(known: dict[str, Route | None], report: Report) -> None:
     # Also the names whose targets could not be read.
     names = [str(place[1]) for place in report.keys if len(place) == 2 and place[0] == "models"]
     for name in names:

@@ -21,7 +21,8 @@ class Report:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.problems: list[Problem] = []
+        # A dict for its order: a node that aliases use twice has its problems once.
+        self._problems: dict[Problem, None] = {}
         self.marks: dict[Place, Mark] = {}
         self.keys: dict[Place, Mark] = {}
         # The source text of every interpolated value: what messages may show of it.
@@ -34,13 +35,18 @@ class Report:
         # Places that the command line has taken over, and the option that did.
         self.overridden: dict[Place, str] = {}
 
+    @property
+    def problems(self) -> list[Problem]:
+        """Every problem so far, in the order of the file."""
+        return sorted(self._problems, key=lambda problem: (problem.line, problem.column))
+
     def error(self, mark: Mark, code: str, message: str) -> None:
         """Add an error at a mark of this file."""
         self.add(mark, "error", code, message)
 
     def add(self, mark: Mark, level: Literal["error", "warning"], code: str, message: str) -> None:
         """Add a problem at a mark of this file; no message leaves with a literal secret in it."""
-        self.problems.append(Problem(self.file, mark.line, mark.column, level, code, redact(message)))
+        self._problems[Problem(self.file, mark.line, mark.column, level, code, redact(message))] = None
 
     def error_at(self, place: Place, code: str, message: str) -> None:
         """Add an error at a value's place, or at the command-line option that replaced it."""
@@ -48,7 +54,7 @@ class Report:
             (option for start, option in self.overridden.items() if place[: len(start)] == start), None
         )
         if option is not None:
-            self.problems.append(Problem(option, 1, 1, "error", code, redact(message)))
+            self._problems[Problem(option, 1, 1, "error", code, redact(message))] = None
         else:
             self.error(self.mark(place), code, message)
 

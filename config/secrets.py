@@ -171,7 +171,7 @@ class SecretStore:
     def _remembered(self, path: Path, env: str | None, place: str) -> Secret | str:
         """The key, or the message of the error, for as long as the file stays as it is."""
         try:
-            signature = _signature(os.stat(path))
+            signature = _signature(path.stat())
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:

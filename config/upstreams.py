@@ -34,15 +34,15 @@ def parse_upstream(text: str) -> Upstream:
         port = parts.port
     except ValueError:
         raise ValueError("the host or the port is malformed: write https://host:port/v1") from None
-    _refuse_extras(text, "@" in parts.netloc)
+    _refuse_extras(text, parts.netloc)
     host = parts.hostname or ""
     if not _is_host(host) or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("the host or the port is malformed: write https://host:port/v1")
     return Upstream(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
 
 
-def _refuse_extras(text: str, has_user: bool) -> None:
-    if has_user:
+def _refuse_extras(text: str, netloc: str) -> None:
+    if "@" in netloc:
         raise ValueError("a URL with a user or a password in it: name the key with the middleware 'key'")
     if "?" in text:
         raise ValueError("an upstream has no query: set what it says with a middleware")

@@ -38,5 +38,5 @@ def only_option(loaded: Loaded) -> object:
 
 
 def route_with(middlewares: str) -> str:
-    """A table whose line 3 is the route's chain; the chain begins in column 38."""
+    """A table whose line 3 is the route's chain; the chain begins in column 39."""
     return f"version: 1\nroutes:\n  demo: {{upstream: demo, middlewares: {middlewares}}}\n"

@@ -209,13 +209,69 @@ def test_loading_changes_neither_the_file_nor_the_environment(tmp_path):
 
 
 # Text that has a chance of getting past the parser: YAML's own signs, our keys, our notations.
-WORDS = st.sampled_from(
-    "version: 1|routes:|models:|server:|middlewares:|upstream: demo|listen|default_route|  |\n|\n  |\n    |- |[|]|{|}|"
-    "&a |*a|<<: *a|<<|${X}|${X:-1}|$${|\"|'|: |, |? |!!str |--- |... |%YAML 1.1\n|# c|> |\\|\n|\t|~|null|true|1|1.5|"
-    "10s|64MiB|key|timeout|floor|min|expect|x-y|Bearer aaaaaaaaaaaaaaa|sk-aaaaaaaaaaaaaaaaaaaa|\\UFFFFFFFF|é|\x85".split(
-        "|"
-    )
-)
+SIGNS = [
+    "  ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "\t",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ": ",
+    ", ",
+    "? ",
+    "'",
+    '"',
+    "\\",
+    "&a ",
+    "*a",
+]
+MORE = [
+    "<<: *a",
+    "<<",
+    "!!str ",
+    "--- ",
+    "... ",
+    "%YAML 1.1\n---",
+    "# c",
+    "> ",
+    "|\n  ",
+    "~",
+    "\x85",
+    "\\UFFFFFFFF",
+]
+OURS = [
+    "version: 1",
+    "routes:",
+    "models:",
+    "server:",
+    "middlewares:",
+    "upstream: demo",
+    "listen",
+    "expect",
+    "x-y",
+]
+VALUES = [
+    "key",
+    "timeout",
+    "floor",
+    "min",
+    "null",
+    "true",
+    "1",
+    "1.5",
+    "10s",
+    "64MiB",
+    "é",
+    "${X}",
+    "${X:-1}",
+    "$${",
+]
+SECRETS = ["Bearer aaaaaaaaaaaaaaa", "sk-aaaaaaaaaaaaaaaaaaaa"]
+WORDS = st.sampled_from([*SIGNS, *MORE, *OURS, *VALUES, *SECRETS])
 ENVIRON = {"X": "7", "SECRET": "sk-" + "q" * 20}
 FAST = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -252,35 +308,33 @@ def test_any_heap_of_yaml_gives_a_table_or_problems(text):
     outcome(text.encode())
 
 
-KEYS = st.sampled_from(
-    [
-        "version",
-        "server",
-        "routes",
-        "models",
-        "middlewares",
-        "upstream",
-        "listen",
-        "list",
-        "serves",
-        "key",
-        "floor",
-    ]
-    + [
-        "timeout",
-        "min",
-        "cap",
-        "total",
-        "env",
-        "expect",
-        "default_route",
-        "x-a",
-        "a",
-        "kimi",
-        "set",
-        "rate_limit",
-    ]
-)
+TABLE_KEYS = [
+    "version",
+    "server",
+    "routes",
+    "models",
+    "middlewares",
+    "upstream",
+    "listen",
+    "list",
+    "serves",
+    "kimi",
+]
+OPTION_KEYS = [
+    "key",
+    "floor",
+    "timeout",
+    "min",
+    "cap",
+    "total",
+    "env",
+    "expect",
+    "x-a",
+    "a",
+    "set",
+    "rate_limit",
+]
+KEYS = st.sampled_from([*TABLE_KEYS, *OPTION_KEYS, "default_route"])
 LEAVES = st.one_of(
     st.none(),
     st.booleans(),
