@@ -27,7 +27,8 @@ def near_names(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
     if not name or len(name) > _MAX_LENGTH:
         return []
     folded = name.casefold()
-    allowed = max(1, len(name) // 3)
+    # One edit in three letters: between shorter names any would do.
+    allowed = len(name) // 3
     scored = [
         (score, candidate)
         for candidate in dict.fromkeys(candidates)

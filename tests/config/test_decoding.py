@@ -164,8 +164,7 @@ def test_interpolated_text_is_read_as_the_fields_type(chain, options, tmp_path):
         (
             "[{usage: , floor: {min: 1}}]",
             12,
-            "'floor' is a second key in the list item of 'usage': "
-            "indent it to be an option of 'usage', or give it a dash of its own",
+            "'floor' is a second key in the list item of 'usage': indent it to be an option of 'usage', or give it a dash of its own",
         ),
         ("[{}]", 2, "expected a middleware: write a name, or {name: {option: value}}"),
         ("[usge]", 2, "unknown middleware 'usge', did you mean 'usage'?"),
@@ -264,7 +263,7 @@ def test_one_broken_field_does_not_hide_the_next(tmp_path):
         (3, 50),
         (3, 58),
         (3, 61),
-        (3, 77),
+        (3, 78),
         (4, 6),
     ]
 

@@ -39,6 +39,7 @@ def test_the_nearest_name_is_found():
     assert nearest("gpt-4o", names) is None
     assert nearest("kimi", ["kimi"]) is None
     assert nearest("", names) is None
+    assert nearest("b", ["a", "c"]) is None
     assert nearest("k" * 100_000, ["k" * 99_999]) is None
 
 
