@@ -8,8 +8,8 @@ ran out names itself in a `TimeoutFault`, raised at the innermost `guard()` of t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -32,9 +32,7 @@ class Timer(Protocol):
 
     def time(self) -> float: ...
 
-    def call_at(
-        self, when: float, callback: Callable[[], object], /
-    ) -> asyncio.TimerHandle: ...
+    def call_at(self, when: float, callback: Callable[[], object], /) -> asyncio.TimerHandle: ...
 
 
 class Clocks(Struct, frozen=True):
@@ -88,9 +86,24 @@ class Watch:
             self._handle.cancel()
             self._handle = None
 
-    def guard(self) -> Guard:
-        """Around every wait that a clock may end."""
-        return Guard(self)
+    @asynccontextmanager
+    async def guard(self) -> AsyncIterator[None]:
+        """Around every wait that a clock may end: raises its TimeoutFault.
+
+        A cancellation from elsewhere stays what it is.
+        """
+        scope = asyncio.timeout(None)
+        try:
+            async with scope:
+                self._guards.append(scope)
+                try:
+                    yield
+                finally:
+                    self._guards.remove(scope)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise self._fault() from None
 
     def _sleep_until(self, due: float) -> None:
         if self._handle is not None:
@@ -121,29 +134,3 @@ class Watch:
         assert clock is not None
         limit: float = getattr(self.clocks, clock)
         return TimeoutFault(clock, f"{clock} timeout: " + _TOLD[clock].format(f"{limit:g} s") + ".")
-
-
-class Guard:
-    """Turns the end of a clock into its fault; a cancellation from elsewhere stays what it is."""
-
-    __slots__ = ("_scope", "_watch")
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._scope = asyncio.timeout(None)
-
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
-        self._watch._guards.append(self._scope)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._watch._guards.remove(self._scope)
-        try:
-            await self._scope.__aexit__(kind, error, traceback)
-        except TimeoutError:
-            raise self._watch._fault() from None

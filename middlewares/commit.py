@@ -56,9 +56,7 @@ def _promoted(events: EventTap | None) -> Reply | None:
     named = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
-    headers = CIMultiDict(
-        {"Content-Type": "application/json", "Content-Length": str(len(first.data))}
-    )
+    headers = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(first.data))})
     return Reply(status, headers, FixedBody(first.data))
 
 
@@ -113,7 +111,8 @@ class ObservedBody:
         self._inner.pause()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Go on after `pause`. It was the client's turn until now; here the upstream's begins."""
+        self._exchange.watch.start("idle")
         self._inner.resume()
 
     def close(self) -> None:
@@ -145,9 +144,7 @@ class ObservedBody:
         if self._events is not None:
             seen = self._events.seen
             if seen.dialect != "other" and not seen.complete:
-                raise UpstreamFault(
-                    "upstream_cut", "The provider ended the stream before it was complete."
-                )
+                raise UpstreamFault("upstream_cut", "The provider ended the stream before it was complete.")
         elif self._answer is not None and self._reply.seen is not None:
             self._reply.seen.read_answer(b"".join(self._answer))
 

@@ -104,7 +104,8 @@ class Envelope:
 def _fields_with_lone_surrogates(raw: bytes) -> dict[str, Raw] | None:
     """The fields of a body that msgspec refuses for half of an emoji, None for any other fault.
 
-    RFC 8259, section 8.2 allows `"\\ud83d"`; clients that cut texts send it, and providers take it.
+    RFC 8259, section 8.2 allows a lone surrogate escape; clients that cut texts send it, and
+    providers take it.
     """
     if b"\\u" not in raw:
         return None

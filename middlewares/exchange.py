@@ -126,9 +126,10 @@ class Exchange:
 
     At the top level `rungs` are what the router chose, and `runs` the routes' exchanges so far.
 
-    `headers` go upstream; `credentials` are the client's own, which do not, unless the operator
-    says so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route; `head_at` and `content_at` are times of
-    `time.perf_counter`, for the log: the event loop's clock is too coarse for it.
+    `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
+    so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
+    `head_at` and `content_at` are times of `time.perf_counter`, for the log: the event loop's clock is
+    too coarse for it.
     """
 
     inbound: Inbound

@@ -127,9 +127,7 @@ _ANTHROPIC_TYPES = {
 def openai_error(fault: Fault) -> dict[str, object]:
     """The error object of https://platform.openai.com/docs/guides/error-codes."""
     kind = _OPENAI_TYPES.get(fault.status, "proxy_error")
-    return {
-        "error": {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}
-    }
+    return {"error": {"message": fault.message, "type": kind, "param": fault.param, "code": fault.code}}
 
 
 def anthropic_error(fault: Fault) -> dict[str, object]:

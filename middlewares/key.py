@@ -18,6 +18,7 @@ from config.providers import key_fits
 from config.secrets import KeySource, Secret, SecretError
 from middlewares.exchange import Deps, Exchange, Handler, Reply
 from middlewares.faults import Refusal
+from middlewares.observation import Dialect
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -48,9 +49,7 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def place(self) -> KeySource:
         """The part that the secret store understands."""
-        return KeySource(
-            env=self.env, credential=self.credential, file=self.file, expect=self.expect
-        )
+        return KeySource(env=self.env, credential=self.credential, file=self.file, expect=self.expect)
 
     def review(self, scene: Scene) -> Iterator[Finding]:
         """A key must fit its host; and, if keys may be looked at, be there."""
@@ -94,7 +93,7 @@ class Key:
         if source.pass_:
             exchange.headers.extend(exchange.credentials)
         elif secret is not None:
-            name, value = _carried(source.header, exchange.dialect == "messages", secret)
+            name, value = _carried(source.header, exchange.dialect, secret)
             exchange.headers[name] = value
         return await call_next(exchange)
 
@@ -128,8 +127,8 @@ class Key:
         raise Refusal("key_missing", f"The route {self._deps.route!r} has no usable key: {first}.")
 
 
-def _carried(header: str, messages: bool, secret: Secret) -> tuple[str, str]:
+def _carried(header: str, dialect: Dialect, secret: Secret) -> tuple[str, str]:
     if header == "auto":
-        header = "x-api-key" if messages else "Authorization"
+        header = "x-api-key" if dialect == "messages" else "Authorization"
     value = secret.reveal()
     return header, f"Bearer {value}" if header.lower() == "authorization" else value

@@ -71,6 +71,4 @@ BUILT_IN: dict[str, Registered] = {
 
 def catalog() -> Catalog:
     """What the loader needs to know of all this."""
-    return Catalog(
-        entries={name: registered.entry for name, registered in BUILT_IN.items()}, planned=PLANNED
-    )
+    return Catalog(entries={name: registered.entry for name, registered in BUILT_IN.items()}, planned=PLANNED)

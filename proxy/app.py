@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import socket
-from collections.abc import Awaitable
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
 
 from config.addresses import Address
 from config.schema import Table
@@ -46,7 +47,7 @@ class App:
         self._front: list[asyncio.Server] = []
         self._back: list[asyncio.Server] = []
         self._servers: list[Server] = []
-        self._paths: list[str] = []
+        self._paths: list[Path] = []
 
     def enter(self) -> None:
         """An exchange begins."""
@@ -79,7 +80,7 @@ class App:
         )
         self._servers.append(server)
         if address.kind == "unix":
-            self._paths.append(address.path)
+            self._paths.append(Path(address.path))
         loop = asyncio.get_running_loop()
         if address.kind == "unix":
             listener = await loop.create_unix_server(server, sock=sock, backlog=BACKLOG)
@@ -96,8 +97,7 @@ class App:
         for listener in self._front:
             listener.close()
         for path in self._paths:
-            if os.path.exists(path):
-                os.unlink(path)
+            path.unlink(missing_ok=True)
         await _either(hurry.wait(), self._idle.wait(), within=self._settings.drain_timeout)
         return self._in_flight == 0
 
@@ -112,15 +112,13 @@ class App:
         await self._client.close()
 
 
-async def _either(*waits: Awaitable[object], within: float | None = None) -> None:
+async def _either(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:
     """Until one of them is done, or time is up; the others are cancelled."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(wait) for wait in waits]
         await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-    finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run(table: Table, secrets: SecretStore, journal: Journal) -> int:

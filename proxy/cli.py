@@ -87,9 +87,7 @@ def _load(options: argparse.Namespace, *, with_secrets: bool) -> tuple[Loaded, S
 
     path = find_table(options.config, os.environ, Path.cwd())
     secrets = SecretStore(os.environ, path.absolute().parent)
-    overrides = Overrides(
-        listen=getattr(options, "listen", None), admin=getattr(options, "admin", None)
-    )
+    overrides = Overrides(listen=getattr(options, "listen", None), admin=getattr(options, "admin", None))
     loaded = load(
         path,
         catalog(),
@@ -128,7 +126,11 @@ def _check(options: argparse.Namespace) -> int:
 def _summary(loaded: Loaded) -> str:
     errors = sum(problem.level == "error" for problem in loaded.problems)
     warnings = len(loaded.problems) - errors
-    counts = [f"{count} {word}{'s' * (count != 1)}" for count, word in ((errors, "error"), (warnings, "warning")) if count]
+    counts = [
+        f"{count} {word}{'s' * (count != 1)}"
+        for count, word in ((errors, "error"), (warnings, "warning"))
+        if count
+    ]
     if loaded.table is None:
         return f"{loaded.file}: {', '.join(counts)}"
     table = loaded.table

@@ -70,7 +70,9 @@ class _Saying:
 def _answer(exchange: Exchange) -> Reply:
     method, path = exchange.inbound.method, exchange.inbound.path
     if method == "GET" and path == "/models":
-        listed = [{"id": name, "object": "model", "created": _CREATED, "owned_by": "tidegate"} for name in MODELS]
+        listed = [
+            {"id": name, "object": "model", "created": _CREATED, "owned_by": "tidegate"} for name in MODELS
+        ]
         return _json(200, {"object": "list", "data": listed})
     if method != "POST" or path not in ("/chat/completions", "/completions"):
         return _error(404, "The demo serves models, chat/completions and completions.", "not_found")
@@ -84,7 +86,7 @@ def _answer(exchange: Exchange) -> Reply:
     if exchange.streaming:
         options = body.get("stream_options")
         with_usage = isinstance(options, dict) and options.get("include_usage") is True
-        return _reply(200, "text/event-stream", PiecesBody(_paced(saying, chat, with_usage)))
+        return _reply(200, "text/event-stream", PiecesBody(_paced(saying, chat=chat, with_usage=with_usage)))
     return _json(200, _whole(saying, chat=chat))
 
 
@@ -138,15 +140,15 @@ def _envelope(saying: _Saying, *, chat: bool, event: bool) -> dict[str, Any]:
     return {"id": f"{prefix}-demo", "object": kind, "created": _CREATED, "model": saying.model}
 
 
-async def _paced(saying: _Saying, chat: bool, with_usage: bool) -> AsyncGenerator[bytes, None]:
-    for number, event in enumerate(_events(saying, chat, with_usage)):
+async def _paced(saying: _Saying, *, chat: bool, with_usage: bool) -> AsyncGenerator[bytes, None]:
+    for number, event in enumerate(_events(saying, chat=chat, with_usage=with_usage)):
         if number:
             await asyncio.sleep(_PAUSE)
         yield b"data: " + _ENCODE.encode(event) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
-def _events(saying: _Saying, chat: bool, with_usage: bool) -> Iterator[dict[str, Any]]:
+def _events(saying: _Saying, *, chat: bool, with_usage: bool) -> Iterator[dict[str, Any]]:
     frame = _envelope(saying, chat=chat, event=True)
     more = {"usage": None} if with_usage else {}
 

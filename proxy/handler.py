@@ -142,7 +142,8 @@ class _Run:
         headers, credentials = upward(request.headers)
         provider = request.headers.get("x-tidegate-provider")
         if request.method == "GET" and target.route is None and provider is None:
-            if (wanted := listing.asked_for(target.path)) is not None:
+            wanted = listing.asked_for(target.path)
+            if wanted is not None:
                 await self._list_models(wanted)
                 return
         body, encoded, size = await take_body(request, target.path, self._table.server)
@@ -190,9 +191,9 @@ class _Run:
 
     def _reply_headers(self, reply: Reply) -> Headers:
         lines = [(name, value) for name, value in reply.headers.items()]
-        if reply.events is not None or "event-stream" in reply.headers.get("Content-Type", ""):
-            if "X-Accel-Buffering" not in reply.headers:
-                lines.append(("X-Accel-Buffering", "no"))
+        streams = reply.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+        if streams and "X-Accel-Buffering" not in reply.headers:
+            lines.append(("X-Accel-Buffering", "no"))
         return [*lines, *self._our_headers()]
 
     def _our_headers(self) -> list[tuple[str, str]]:
@@ -226,7 +227,9 @@ class _Run:
                 id=self.record.id,
                 code=fault.code,
                 message=fault.message,
-                cause=f"{type(cause).__name__}: {cause}" if isinstance(fault, UpstreamFault) and cause else None,
+                cause=f"{type(cause).__name__}: {cause}"
+                if isinstance(fault, UpstreamFault) and cause
+                else None,
             )
         try:
             if self._down.started:

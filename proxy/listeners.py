@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import socket
-import stat
+from pathlib import Path
 
 from config.addresses import Address
 
@@ -41,9 +41,7 @@ def _is_taken(error: Exception) -> bool:
 
 
 def _tcp(address: Address) -> socket.socket:
-    found = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, place = found[0]
     sock = socket.socket(family, kind, protocol)
     try:
@@ -72,7 +70,7 @@ def _unix(address: Address) -> socket.socket:
         if address.group is not None:
             shutil.chown(address.path, group=address.group)
         if address.mode is not None:
-            os.chmod(address.path, address.mode)
+            Path(address.path).chmod(address.mode)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
@@ -83,15 +81,14 @@ def _unix(address: Address) -> socket.socket:
 
 def _remove_stale(path: str) -> None:
     """A socket file outlives its server; remove it unless somebody answers there."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    except FileNotFoundError:
+    if not Path(path).exists():
         return
+    if not Path(path).is_socket():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            Path(path).unlink()
             return
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -57,7 +57,9 @@ class ModelList:
         found = next((model for model in models if model["id"] == wanted), None)
         if found is None:
             raise ClientFault(
-                "model_not_found", f"No model {wanted[:80]!r} is listed. GET /v1/models lists them.", param="model"
+                "model_not_found",
+                f"No model {wanted[:80]!r} is listed. GET /v1/models lists them.",
+                param="model",
             )
         return 200, _encode(found)
 

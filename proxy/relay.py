@@ -29,6 +29,7 @@ Headers = Iterable[tuple[str, str]]
 _BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JSON = "application/json"
+_LAST_BYTES_WITHIN_MS = 30_000
 
 
 class Written(web.StreamResponse):
@@ -135,14 +136,19 @@ class Downstream:
         answer ends there.
         """
         self._keep = False
+        self.ended = False
         transport = self._request.transport
         if transport is None:
             return
+        sock = transport.get_extra_info("socket")
+        over_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if self._framed:
+            if over_tcp:
+                # What is still buffered may leave, but not wait for ever for a client that stalls.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LAST_BYTES_WITHIN_MS)
             transport.close()
             return
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        if over_tcp:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 
@@ -183,6 +189,9 @@ class Downstream:
                 tap.feed(piece)
 
         self._connection.readers = body
+        watch = reply.origin.watch if reply.origin is not None else None
+        if watch is not None:
+            watch.moved = self._connection.took_bytes
         try:
             await body.pump(send)
             if not self.started:
@@ -190,6 +199,10 @@ class Downstream:
             self.end()
         finally:
             self._connection.readers = None
+        if watch is not None:
+            watch.start("idle")
+            async with watch.guard():
+                await self._connection.emptied()
 
     def fail(self, fault: Fault) -> None:
         """After the head: tell the fault where that can be done, and break off.
@@ -234,4 +247,3 @@ def _head(status: int, lines: Headers) -> bytes:
     )
     # Upstream bytes that are not UTF-8 were read as surrogates; they leave as they came.
     return (text + "\r\n").encode("utf-8", "surrogateescape")
-

@@ -48,12 +48,8 @@ class Router:
             name: tuple(Rung(target.partition("/")[0], target) for target in targets)
             for name, targets in table.models.items()
         }
-        open_routes = {
-            name: route for name, route in table.routes.items() if not route.explicit_only
-        }
-        self._exact = _claims(
-            {name: route.serves for name, route in open_routes.items()}, globs=False
-        )
+        open_routes = {name: route for name, route in table.routes.items() if not route.explicit_only}
+        self._exact = _claims({name: route.serves for name, route in open_routes.items()}, globs=False)
         self._globs = [
             (_glob(claim), route)
             for claim, route in _claims(
@@ -117,7 +113,7 @@ class Router:
         )
 
     def _unknown_model(self, model: str) -> ClientFault:
-        first, slash, rest = model.partition("/")
+        first, _, rest = model.partition("/")
         names = [*self._models, *self._exact]
         near = near_names(model, names)
         near += [

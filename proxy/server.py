@@ -8,6 +8,9 @@ echo the offending header, key and all.
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import termios
+from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -36,22 +39,57 @@ _SETTINGS: dict[str, Any] = {
 class ClientConnection(RequestHandler):
     """A client's connection; passes its backpressure on to the body that it is being sent."""
 
-    __slots__ = ("readers",)
+    __slots__ = ("_emptied", "_pending", "readers")
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, keepalive: float) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=keepalive, **_SETTINGS)
         self.readers: ReplyBody | None = None
         """The body whose pieces are written here, while there is one."""
+        self._emptied: asyncio.Event | None = None
+        self._pending = 0
+
+    async def emptied(self) -> None:
+        """Wait until the kernel has every byte that was written; a clean stop must not lose the last."""
+        transport = self.transport
+        if transport is None or transport.get_write_buffer_size() == 0:
+            return
+        self._emptied = asyncio.Event()
+        transport.set_write_buffer_limits(high=0)
+        try:
+            await self._emptied.wait()
+        finally:
+            self._emptied = None
+            transport.set_write_buffer_limits()
+
+    def took_bytes(self) -> bool:
+        """Whether the client, slow as it is, took anything since this was asked last."""
+        before, self._pending = self._pending, self._unsent()
+        return self.writing_paused and self._pending < before
+
+    def _unsent(self) -> int:
+        """Bytes that the client has not acknowledged: in our buffer and in the kernel's.
+
+        The kernel holds megabytes and says that there is room again only when a third is free, so a
+        client of a few KB/s would seem to stand still if our own buffer were all that is looked at.
+        """
+        if self.transport is None:
+            return 0
+        queued = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+        return self.transport.get_write_buffer_size() + queued[0]
 
     def pause_writing(self) -> None:
         """The client takes less than comes."""
         super().pause_writing()
+        self._pending = self._unsent()
         if self.readers is not None:
             self.readers.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
+        if self._emptied is not None:
+            self._emptied.set()
         if self.readers is not None:
             self.readers.resume()
 
@@ -65,6 +103,8 @@ class ClientConnection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let whoever waits for the client wait no longer."""
         super().connection_lost(exc)
+        if self._emptied is not None:
+            self._emptied.set()
         if self.readers is not None:
             self.readers.resume()
 

@@ -25,7 +25,7 @@ def serve(table: Table, secrets: SecretStore) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run(table, secrets, journal))
     except CannotListen as error:
-        print(f"tidegate: {error}", file=sys.stderr)
+        sys.stderr.write(f"tidegate: {error}\n")
         return 1
 
 

@@ -42,13 +42,9 @@ class RouteTable:
     """The names under `models`, in the file's order."""
 
 
-def compile_table(
-    table: schema.Table, secrets: SecretStore, client: Client, timer: Timer
-) -> RouteTable:
+def compile_table(table: schema.Table, secrets: SecretStore, client: Client, timer: Timer) -> RouteTable:
     """Build everything that `table` describes."""
-    routes = {
-        name: _route(name, route, secrets, client) for name, route in table.routes.items()
-    }
+    routes = {name: _route(name, route, secrets, client) for name, route in table.routes.items()}
     top = _made(table.middlewares, Deps("", "", secrets, OWN_AGENT))
     return RouteTable(
         server=table.server,

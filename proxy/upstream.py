@@ -36,12 +36,8 @@ class Client:
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_connected)
         trace.on_connection_reuseconn.append(_reused)
-        self._pooled = _session(trace, aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=30, ttl_dns_cache=120
-        ))
-        self._fresh = _session(trace, aiohttp.TCPConnector(
-            limit=0, force_close=True, ttl_dns_cache=120
-        ))
+        self._pooled = _session(trace, aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=120))
+        self._fresh = _session(trace, aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=120))
 
     async def close(self) -> None:
         """Close every connection."""
@@ -62,9 +58,7 @@ class Client:
         exchange.watch.new_attempt()
         return await self._send(self._fresh, call, url)
 
-    async def _send(
-        self, session: aiohttp.ClientSession, call: _Call, url: URL
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, session: aiohttp.ClientSession, call: _Call, url: URL) -> aiohttp.ClientResponse:
         exchange = call.exchange
         with _as_faults(exchange.route):
             return await session.request(
@@ -88,9 +82,7 @@ class Upstream:
         """Make one attempt; the reply is ready to be committed."""
         exchange.attempts += 1
         query = upward_query(exchange.query)
-        url = URL(
-            self._base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True
-        )
+        url = URL(self._base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
         watch = exchange.watch
         watch.new_attempt()
         async with watch.guard():
@@ -119,9 +111,7 @@ class ResponseBody(Gate):
             try:
                 chunk = await content.readany()
             except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamFault(
-                    "upstream_cut", "The provider broke off its answer."
-                ) from error
+                raise UpstreamFault("upstream_cut", "The provider broke off its answer.") from error
             if not chunk:
                 return True
             sink(chunk)
@@ -209,9 +199,7 @@ class _HeldPayload(payload.Payload):
                 await writer.write(view[start : start + self._PIECE])
         self._call.sent()
 
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         await self.write(writer)
 
 
@@ -230,9 +218,7 @@ class _UploadPayload(payload.Payload):
             await writer.write(piece)
         self._call.sent()
 
-    async def write_with_length(
-        self, writer: AbstractStreamWriter, content_length: int | None
-    ) -> None:
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         await self.write(writer)
 
 
@@ -268,9 +254,7 @@ def _as_faults(route: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ClientSSLError) as error:
-        raise UpstreamFault(
-            "upstream_connect", f"No connection to the provider of {route!r}."
-        ) from error
+        raise UpstreamFault("upstream_connect", f"No connection to the provider of {route!r}.") from error
     except aiohttp.ClientResponseError as error:
         raise UpstreamFault(
             "upstream_protocol", f"The provider of {route!r} did not answer in HTTP."

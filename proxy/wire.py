@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -29,9 +30,7 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-CREDENTIALS = frozenset(
-    {"authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"}
-)
+CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"})
 _NEVER_UP = HOP_BY_HOP | CREDENTIALS | {"content-length", "cookie", "cookie2", "expect", "host"}
 _NEVER_DOWN = HOP_BY_HOP | {"set-cookie", "set-cookie2", "alt-svc", "strict-transport-security"}
 _OURS = "x-tidegate-"
@@ -74,17 +73,19 @@ def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDic
         if lower in _NEVER_UP or lower.startswith((_OURS, _FORWARDED)) or name.lower() in named:
             continue
         if lower == "sec-websocket-protocol":
-            value = ",".join(p for p in value.split(",") if not _KEY_PROTOCOL.fullmatch(p))
+            kept = ",".join(p for p in value.split(",") if not _KEY_PROTOCOL.fullmatch(p))
+        else:
+            kept = value
         # One spelling for one name: the HTTP client would take `X-A` and `x-a` for an override.
-        up.add(spelling.setdefault(name.lower(), name), value)
+        up.add(spelling.setdefault(name.lower(), name), kept)
     return up, credentials
 
 
 def upward_query(query: str) -> str:
     """The query without `key=`, which some clients use for a credential; the rest byte for byte."""
-    if "key" not in query:
+    if not query:
         return query
-    kept = [pair for pair in query.split("&") if pair.partition("=")[0] != "key"]
+    kept = [pair for pair in query.split("&") if unquote(pair.partition("=")[0]) != "key"]
     return "&".join(kept)
 
 

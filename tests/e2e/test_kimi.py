@@ -36,7 +36,10 @@ def ask(model: str = "kimi-for-coding", **more: Any) -> dict[str, Any]:
 
 
 async def post(
-    gate: Tidegate, body: dict[str, Any], headers: Mapping[str, str] = AGENT, path: str = "/v1/chat/completions"
+    gate: Tidegate,
+    body: dict[str, Any],
+    headers: Mapping[str, str] = AGENT,
+    path: str = "/v1/chat/completions",
 ) -> tuple[int, Mapping[str, str], Any]:
     async with (
         ClientSession() as session,
