@@ -1,0 +1,127 @@
+"""What the documents show is run here, and what can be configured is in the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from config.loader import load
+from middlewares.faults import STATUS
+from middlewares.registry import BUILT_IN, PLANNED, catalog
+from tests.support.process import ROOT, Tidegate, write_table
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page and line, text) of each fenced block, without its indentation."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in _BLOCK.finditer(text):
+            if match[2] == language:
+                place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
+                lines = match[3].splitlines(keepends=True)
+                found.append((place, "".join(line.removeprefix(match[1]) for line in lines)))
+    return found
+
+
+def completed(text: str) -> str:
+    """A list of middlewares, made into a table."""
+    if not text.startswith("- "):
+        return text
+    indented = "".join(f"      {line}\n" for line in text.splitlines())
+    return (
+        f"version: 1\nroutes:\n  acme:\n    upstream: https://acme.example/v1\n    middlewares:\n{indented}"
+    )
+
+
+@pytest.mark.parametrize(("place", "text"), [pytest.param(*block, id=block[0]) for block in blocks("yaml")])
+def test_every_table_shown_is_valid(tmp_path: Path, place: str, text: str) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text(completed(text))
+    loaded = load(file, catalog(), environ={})
+
+    assert [str(problem) for problem in loaded.problems] == []
+    assert loaded.ok
+
+
+def demo(folder: Path) -> Path:
+    return write_table(folder, {"demo": {"upstream": "demo", "middlewares": ["prefix_rewrite"]}})
+
+
+async def test_the_readmes_python_works_as_shown(tmp_path: Path) -> None:
+    (python,) = [text for _, text in blocks("python")]
+    async with Tidegate(demo(tmp_path)) as gate:
+        env = {"OPENAI_BASE_URL": gate.base_url + "/v1", "OPENAI_API_KEY": "unused", "PATH": "/usr/bin:/bin"}
+        said = await run(sys.executable, "-c", python, env=env)
+
+    assert said == "one two three"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_the_readmes_commands_work_as_shown(tmp_path: Path) -> None:
+    shown = [text for place, text in blocks("sh") if place.startswith("README") and "curl" in text]
+    async with Tidegate(demo(tmp_path)) as gate:
+        said = [
+            await run("bash", "-euc", text.replace("http://127.0.0.1:8080", gate.base_url)) for text in shown
+        ]
+
+    plain, stream, models = said
+    assert '"content":"PONG"' in plain
+    assert stream.count("data: ") == 7 and stream.rstrip().endswith("data: [DONE]")
+    assert '"demo/echo"' in models
+
+
+async def run(*command: str, env: dict[str, str] | None = None) -> str:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=env, stdout=pipe, stderr=pipe)
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_option_of_a_middleware_has_its_line_in_the_reference(name: str) -> None:
+    text = (ROOT / "docs/table.md").read_text()
+    section = text.partition(f"\n### {name}\n")[2].partition("\n### ")[0]
+    options = BUILT_IN[name].entry.options
+    struct = options if isinstance(options, type) else options.__args__[0]
+    documented = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+    assert documented == {field.encode_name for field in msgspec.structs.fields(struct)}
+    assert f"- {name}" in section
+
+
+def test_the_changelog_names_what_is_not_built() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text().partition("### Not yet")[2]
+
+    assert all(f"`{name}`" in text for name in PLANNED)
+
+
+def test_every_code_in_the_table_of_errors_is_real_and_has_its_status() -> None:
+    section = (ROOT / "docs/operation.md").read_text().partition("## Errors")[2]
+    rows = re.findall(r"^\| (\d{3}) \| ([^|]*) \|", section, re.MULTILINE)
+    documented = {code: int(status) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)}
+
+    assert len(documented) > 15
+    assert documented == {code: STATUS[code] for code in documented}
+
+
+def test_no_page_links_to_a_file_that_is_not_there() -> None:
+    broken = [
+        f"{page.name}: {link}"
+        for page in [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+
+    assert broken == []
