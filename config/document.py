@@ -93,7 +93,7 @@ def _stop_at(error: MarkedYAMLError, text: str, report: Report) -> NoReturn:
     place = error.problem_mark or error.context_mark
     if place is None:
         _stop(report, Mark(), "yaml", f"this is not YAML: {error.problem or 'it cannot be read'}")
-    lines = text.split("\n")
+    lines = _LINE_END.split(text)
     line = lines[place.line] if place.line < len(lines) else ""
     column = _unquoted_dollar(line)
     if column is not None and column <= place.column:
@@ -103,6 +103,9 @@ def _stop_at(error: MarkedYAMLError, text: str, report: Report) -> NoReturn:
         _stop(report, mark, "yaml", "a tab cannot indent YAML: write spaces")
     _stop(report, mark, "yaml", f"this is not YAML: {error.problem}")
 
+
+# What ruamel.yaml counts as one.
+_LINE_END = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 UNQUOTED = 'a ${ outside quotes: put the whole value in double quotes, such as "${NAME}"'
 

@@ -27,6 +27,10 @@ class Rewrite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     map: dict[str, str] = field(default_factory=dict)
     pass_: bool = field(default=False, name="pass")
 
+    def __post_init__(self) -> None:
+        if self.pass_ and self.strip:
+            raise Invalid("pass goes without strip", "pass_")
+
 
 class Floor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A required number, a union of text and number, and values that must fit each other."""

@@ -151,6 +151,7 @@ def test_interpolated_text_is_read_as_the_fields_type(chain, options, tmp_path):
             20,
             "expected address, client or route, found the text 'clint', did you mean 'client'?",
         ),
+        ("[rewrite: {strip: a, pass: true}]", 28, "pass goes without strip"),
         ("[rewrite: {strip: 5}]", 19, 'expected text, found the number 5: write "5" in quotes'),
         ("[rewrite: {strip: true}]", 19, 'expected text, found true: write "true" in quotes'),
         ("[rewrite: {map: {a: 5}}]", 21, 'expected text, found the number 5: write "5" in quotes'),
@@ -243,6 +244,14 @@ def test_a_name_that_is_near_to_none_lists_what_there_is(tmp_path):
         (
             SOUND + "server: {workers: many}",
             (4, 19, "expected a whole number or auto, found the text 'many'"),
+        ),
+        (
+            SOUND + "server: {x-mine: 0}",
+            (
+                4,
+                10,
+                "unknown key 'x-mine': here stand listen, admin, workers, max_body, max_upload, max_connections, timeouts, drain_delay, drain_timeout, trusted_proxies, tls",
+            ),
         ),
         (SOUND + "server: {workers: 0}", (4, 19, "expected a number that is at least 1")),
         (

@@ -114,6 +114,7 @@ QUOTE_IT = 'a ${ outside quotes: put the whole value in double quotes, such as "
         ("a: {total: ${X}s}", (1, 12)),
         ("a: 1\nb: {t: '${Y}', u: 10${X:-5}s}", (2, 21)),
         ("a: [${X}]", (1, 5)),
+        ("a: 1\r\nb: 2\rc: [${X}]\r\n", (3, 5)),
         ("a: ${X: y}", (1, 4)),
         ("${X}: a", (1, 1)),
     ],
@@ -123,9 +124,10 @@ def test_an_unquoted_variable_is_told_also_where_it_breaks_the_yaml(text, place)
 
 
 def test_a_variable_in_a_comment_or_in_quotes_is_not_blamed_for_other_errors():
-    ((line, column, message),) = told("a: {b: '${X}', c: \"${Y}\" d} # ${Z}\n")
-    assert (line, column) == (1, 26)
-    assert "outside quotes" not in message
+    for text, column in (("a: {b: '${X}', c: \"${Y}\" d} # ${Z}\n", 26), ("a: {b: 'x' y, c: ${Z}}", 12)):
+        ((line, found, message),) = told(text)
+        assert (line, found) == (1, column)
+        assert "outside quotes" not in message
 
 
 def test_a_syntax_error_never_quotes_the_file():
