@@ -243,6 +243,18 @@ def test_what_came_from_the_environment_is_shown_as_its_source(tmp_path):
             "upstream 'https:///v1': the host or the port is malformed: write https://host:port/v1",
         ),
         (
+            "a: {upstream: 'https://a:0'}",
+            17,
+            "upstream-url",
+            "upstream 'https://a:0': the host or the port is malformed: write https://host:port/v1",
+        ),
+        (
+            "a: {upstream: 'https://a/v1\\x'}",
+            17,
+            "upstream-url",
+            "upstream 'https://a/v1\\\\x': a URL has no white space, backslashes or characters beyond ASCII",
+        ),
+        (
             "a: {upstream: 'https://a:99999'}",
             17,
             "upstream-url",
