@@ -106,11 +106,9 @@ class SecretStore:
     def resolve(self, source: KeySource) -> Secret:
         """The key that `source` names; raises `SecretError` when there is none or it cannot be used."""
         looked: list[str] = []
-        for place, secret, absence in (
-            self._from_environment(source),
-            self._from_credential(source),
-            self._from_file(source),
-        ):
+        # One after the other: a file that is shadowed is not even looked at.
+        for look in (self._from_environment, self._from_credential, self._from_file):
+            place, secret, absence = look(source)
             if secret is not None:
                 return _expected(secret, source.expect, place)
             if absence:

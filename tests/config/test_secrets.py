@@ -88,6 +88,12 @@ def test_a_secret_shows_itself_to_nobody():
         pickle.dumps(secret)
 
 
+def test_a_file_that_is_shadowed_is_not_even_looked_at(tmp_path):
+    unsafe = write(tmp_path / "kimi.env", KEY, mode=0o644)
+
+    assert resolve({"A": "from-environment"}, tmp_path, env="A", file=str(unsafe)) == "from-environment"
+
+
 def test_the_environment_comes_first_then_the_credential_then_the_file(tmp_path):
     write(tmp_path / "kimi", "from-credential")
     write(tmp_path / "kimi.env", "KIMI=from-file\n")
