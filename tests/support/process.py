@@ -73,6 +73,16 @@ class Tidegate:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stop(signal.SIGTERM)
+        if kind is None:
+            self._check_output()
+
+    def _check_output(self) -> None:
+        """Whatever the test was about: no key in the output, and nothing that nobody foresaw."""
+        text = "\n".join(self.stdout + self.stderr)
+        leaked = [name for name, value in self._env.items() if name.endswith("_KEY") and value in text]
+        assert not leaked, f"the output holds the value of {leaked}"
+        assert "Traceback" not in text, text
+        assert not self.events("unforeseen"), self._told()
 
     def address(self, role: str = "client") -> str:
         """Where the first listener of that role stands: "127.0.0.1:PORT"."""

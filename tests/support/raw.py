@@ -100,9 +100,12 @@ def header(headers: list[tuple[str, str]], name: str) -> str | None:
 
 
 def post(path: str, json: Any, headers: HeaderItems = (), *, host: str = "tidegate.test") -> bytes:
-    """A POST request with a JSON body, as bytes to send."""
+    """A POST request with a JSON body, as bytes to send; `headers` take the place of our own."""
     body = json if isinstance(json, bytes) else jsonlib.dumps(json).encode()
     own = (("Host", host), ("Content-Type", "application/json"), ("Content-Length", str(len(body))))
-    fields = (f"{name}: {value}" for name, value in (*own, *header_pairs(headers)))
+    given = header_pairs(headers)
+    replaced = {name.lower() for name, _ in given}
+    kept = [pair for pair in own if pair[0].lower() not in replaced]
+    fields = (f"{name}: {value}" for name, value in (*kept, *given))
     lines = (f"POST {path} HTTP/1.1", *fields, "", "")
     return "\r\n".join(lines).encode("latin-1") + body
