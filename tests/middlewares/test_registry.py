@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from middlewares import registry
+from middlewares.exchange import Deps
+from middlewares.registry import BUILT_IN, PLANNED
+from tests.middlewares.fakes import FakeNext, deps_of, exchange_of
+
+PUBLISHED = {
+    "prefix_rewrite",
+    "headers",
+    "key",
+    "token_floor",
+    "timeout",
+    "retry",
+    "breaker",
+    "stream",
+    "params",
+    "concurrency",
+    "client_keys",
+    "rate_limit",
+    "usage",
+}
+"""The names that the documentation promises."""
+
+SMALLEST: dict[str, dict[str, object]] = {
+    "prefix_rewrite": {},
+    "headers": {},
+    "key": {"env": "KEY"},
+    "token_floor": {"min": 1500},
+    "timeout": {},
+}
+"""The least that each must be given."""
+
+
+def test_no_name_is_both_built_and_planned():
+    assert not PLANNED & BUILT_IN.keys()
+
+
+def test_the_built_and_the_planned_are_together_what_is_published():
+    assert PLANNED | BUILT_IN.keys() == PUBLISHED
+
+
+def test_the_catalog_names_the_same_middlewares():
+    catalog = registry.catalog()
+    assert catalog.entries.keys() == BUILT_IN.keys()
+    assert catalog.planned == PLANNED
+    assert all(catalog.entries[name] is registered.entry for name, registered in BUILT_IN.items())
+
+
+def test_headers_alone_may_stand_twice_in_a_list():
+    assert {name for name, registered in BUILT_IN.items() if registered.entry.repeatable} == {"headers"}
+
+
+def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
+    top = {name: registered.entry.top_fields for name, registered in BUILT_IN.items()}
+    assert top == {
+        "prefix_rewrite": None,
+        "headers": frozenset(),
+        "key": None,
+        "token_floor": None,
+        "timeout": frozenset({"total"}),
+    }
+
+
+def test_each_says_in_a_few_words_what_it_is_for():
+    assert all(registered.entry.summary for registered in BUILT_IN.values())
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+async def test_each_is_made_from_its_options_and_passes_a_request_on(name):
+    registered = BUILT_IN[name]
+    options = msgspec.convert(SMALLEST[name], registered.entry.options)
+    deps: Deps = deps_of(environ={"KEY": "sk-canary"})
+    call_next = FakeNext()
+    reply = await registered.make(options, deps)(exchange_of(), call_next)
+    assert reply is call_next.reply
+    assert call_next.calls == 1
