@@ -109,12 +109,15 @@ class PiecesBody(Gate):
     async def pump(self, sink: Sink) -> bool:
         """Hand over each piece as it is made."""
         self.halted = False
-        async for piece in self._pieces:
+        while True:
+            await self.passed()
+            try:
+                piece = await anext(self._pieces)
+            except StopAsyncIteration:
+                return True
             sink(piece)
             if self.halted:
                 return False
-            await self.passed()
-        return True
 
     def close(self) -> None:
         """The generator ends with its owner; it holds nothing but itself."""

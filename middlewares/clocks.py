@@ -90,20 +90,27 @@ class Watch:
     async def guard(self) -> AsyncIterator[None]:
         """Around every wait that a clock may end: raises its TimeoutFault.
 
-        A cancellation from elsewhere stays what it is.
+        A cancellation from elsewhere stays what it is. A clock that ran out in the very turn in which
+        the wait ended by itself is not lost: it fires at the next guard.
         """
         scope = asyncio.timeout(None)
+        self._guards.append(scope)
+        self._wake_when_due()
         try:
             async with scope:
-                self._guards.append(scope)
-                try:
-                    yield
-                finally:
-                    self._guards.remove(scope)
+                yield
         except TimeoutError:
             if not scope.expired():
                 raise
             raise self._fault() from None
+        finally:
+            self._guards.remove(scope)
+            self._fired = None
+            self._wake_when_due()
+
+    def _wake_when_due(self) -> None:
+        if self._handle is None and self._due:
+            self._sleep_until(min(self._due.values()))
 
     def _sleep_until(self, due: float) -> None:
         if self._handle is not None:
@@ -113,24 +120,24 @@ class Watch:
 
     def _wake(self) -> None:
         self._handle = None
-        if not self._due:
-            return
-        clock = min(self._due, key=self._due.__getitem__)
-        due = self._due[clock]
-        now = self._timer.time()
-        if due <= now and clock == "idle" and self.moved is not None and self.moved():
-            self.start("idle")
+        if self._due and self._guards and self._fired is None:
             clock = min(self._due, key=self._due.__getitem__)
-            due = self._due[clock]
-        if due > now:
-            self._sleep_until(due)
-        elif self._guards:
-            self._fired = clock
-            self._due.clear()
-            self._guards[-1].reschedule(0.0)
+            if self._due[clock] > self._timer.time() or self._postponed(clock):
+                self._wake_when_due()
+            else:
+                self._fired = clock
+                self._guards[-1].reschedule(0.0)
+
+    def _postponed(self, clock: Clock) -> bool:
+        """Nothing came from the upstream, but the client is still taking what came before."""
+        if clock != "idle" or self.moved is None or not self.moved():
+            return False
+        self.start("idle")
+        return True
 
     def _fault(self) -> TimeoutFault:
         clock = self._fired
         assert clock is not None
+        self.close()
         limit: float = getattr(self.clocks, clock)
         return TimeoutFault(clock, f"{clock} timeout: " + _TOLD[clock].format(f"{limit:g} s") + ".")

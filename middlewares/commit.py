@@ -18,6 +18,8 @@ from middlewares.faults import UpstreamFault
 from middlewares.observation import EventTap, Observation, decode
 
 _OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
+_HELD_AT_MOST = 8 * 1024 * 1024
+"""Bytes that are held back while no event ends; past that the answer commits."""
 _OBSERVED_AT_MOST = 1024 * 1024
 """Bytes of a plain answer that are kept to be observed; a larger one is only relayed."""
 
@@ -46,13 +48,13 @@ async def ready(exchange: Exchange, reply: Reply) -> Reply:
 
 def _promoted(events: EventTap | None) -> Reply | None:
     """The error that a stream opened with, as an answer of its own."""
-    first = events.first if events is not None else None
+    first = events.first if events is not None and events.opened_with_error else None
     if first is None or first.data is None:
         return None
     value = decode(first.data)
+    if value.get("type") == "response.failed":
+        return None  # an answer of its own kind, whole, and not a refusal to answer
     error = value.get("error")
-    if not error and value.get("type") != "error":
-        return None
     named = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
@@ -79,11 +81,14 @@ class ObservedBody:
 
     async def hold(self) -> None:
         """Keep what arrives until the answer may be committed."""
+        size = 0
 
         def keep(chunk: bytes) -> None:
+            nonlocal size
             self._held.append(chunk)
             self._observe(chunk)
-            if self._events is None or self._events.events:
+            size += len(chunk)
+            if self._events is None or self._events.events or size > _HELD_AT_MOST:
                 self._inner.halt()
 
         await self._pump(keep)
@@ -154,7 +159,8 @@ def observed(exchange: Exchange, reply: Reply) -> Reply:
 
     An encoded answer passes unobserved, and so does everything that is not a success.
     """
-    if not 200 <= reply.status < 300 or "Content-Encoding" in reply.headers:
+    encoding = reply.headers.get("Content-Encoding", "").strip().lower()
+    if not 200 <= reply.status < 300 or encoding not in ("", "identity"):
         return reply
     kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":

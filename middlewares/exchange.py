@@ -178,6 +178,26 @@ class Exchange:
             return False
         return self.body.value("stream") is True
 
+    def fork(self, route: str, watch: Watch, stack: AsyncExitStack) -> Exchange:
+        """A copy of the request as it is now, to be changed without changing this one."""
+        return Exchange(
+            inbound=self.inbound,
+            route=route,
+            headers=self.headers.copy(),
+            credentials=self.credentials,
+            body=self.body.copy() if isinstance(self.body, Envelope) else self.body,
+            query=self.query,
+            watch=watch,
+            stack=stack,
+            encoded=self.encoded,
+        )
+
+    def begin_attempt(self) -> None:
+        """Another call on this route; all clocks but `total` start anew."""
+        self.attempts += 1
+        self.head_at = self.content_at = None
+        self.watch.new_attempt()
+
     def note_head(self) -> None:
         """The upstream's head is here."""
         self.head_at = perf_counter()

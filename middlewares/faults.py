@@ -13,7 +13,10 @@ where foreign exceptions become faults.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from middlewares.exchange import Exchange
 
 Outcome = Literal["ok", "upstream_error", "proxy_error", "client_gone", "timeout", "cut"]
 """How an exchange ended, as the log tells it."""
@@ -46,6 +49,10 @@ STATUS: dict[str, int] = {
 """The status of each code; programs rely on both."""
 
 
+class ClientGone(Exception):
+    """The client closed its connection: there is nobody to tell anything."""
+
+
 class Fault(Exception):
     """An exchange that ends with an error made here.
 
@@ -54,6 +61,8 @@ class Fault(Exception):
     """
 
     outcome: Outcome = "proxy_error"
+    origin: Exchange | None = None
+    """The run of a route's chain in which it happened."""
 
     def __init__(
         self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None

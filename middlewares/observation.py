@@ -26,6 +26,7 @@ _DIALECTS: dict[str, Dialect] = {
 _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 _VISIBLE = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
 _RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed")
+_ENDS = ("message_stop", *_RESPONSE_ENDS)
 _OUT_OF_BUDGET = ("length", "max_tokens", "max_output_tokens")
 _DECODE = msgspec.json.Decoder()
 
@@ -52,13 +53,20 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _is_shown(block: dict[str, Any]) -> bool:
+    """Whether a block of an Anthropic answer says anything to the user."""
+    if block.get("type") == "text":
+        return bool(block.get("text"))
+    return block.get("type") not in ("thinking", "redacted_thinking")
+
+
 class Observation:
     """The facts of one answer, streamed or plain."""
 
     __slots__ = (
+        "_ended",
         "_finished",
         "_open",
-        "complete",
         "content",
         "dialect",
         "error",
@@ -73,14 +81,18 @@ class Observation:
         """Generated output was seen: text, reasoning, a tool call, a refusal, audio."""
         self.visible = False
         """The same, without reasoning."""
-        self.complete = False
-        """The terminal event was seen."""
         self.error: dict[str, Any] | None = None
         """An error inside the stream: the object of the event that brought it."""
         self.finish: str | None = None
         self.usage: dict[str, Any] = {}
+        self._ended = False
         self._open: set[Any] = set()
         self._finished: set[Any] = set()
+
+    @property
+    def complete(self) -> bool:
+        """The terminal event was seen: the dialect's own, or an end of every choice seen so far."""
+        return self._ended or (bool(self._open) and self._open == self._finished)
 
     @property
     def empty_answer(self) -> bool:
@@ -91,9 +103,10 @@ class Observation:
         """Take in one event of a stream."""
         if event.data is None:
             self.content = self.visible = True
+            self._ended = self._ended or event.name.decode("ascii", "replace") in _ENDS
             return
         if event.data == b"[DONE]":
-            self.complete = self.complete or self.dialect == "chat"
+            self._ended = self._ended or self.dialect == "chat"
             return
         value = decode(event.data)
         if value.get("error") or event.name == b"error" or value.get("type") == "error":
@@ -115,8 +128,7 @@ class Observation:
         elif self.dialect == "messages":
             self._note(_object(value.get("usage")))
             self.finish = value.get("stop_reason")
-            kinds = [block.get("type") for block in _objects(value.get("content"))]
-            self.visible = any(kind not in ("thinking", "redacted_thinking") for kind in kinds)
+            self.visible = any(_is_shown(block) for block in _objects(value.get("content")))
         elif self.dialect == "responses":
             self._read_response(value)
 
@@ -134,25 +146,27 @@ class Observation:
             if choice.get("finish_reason") is not None:
                 self._finished.add(index)
                 self.finish = str(choice["finish_reason"])
-                self.complete = self.complete or self._open == self._finished
 
     def _read_messages(self, value: dict[str, Any]) -> None:
         kind = value.get("type")
         if kind == "content_block_delta":
-            self.content = True
-            delta = _object(value.get("delta")).get("type")
-            self.visible = self.visible or delta not in ("thinking_delta", "signature_delta")
+            delta = _object(value.get("delta"))
+            if delta.get("text") != "":
+                self.content = True
+                reasons = delta.get("type") in ("thinking_delta", "signature_delta")
+                self.visible = self.visible or not reasons
         elif kind == "content_block_start":
-            block = _object(value.get("content_block")).get("type")
-            if block not in ("text", "thinking"):
-                self.content = self.visible = True
+            block = _object(value.get("content_block"))
+            if block.get("type") not in ("text", "thinking"):
+                self.content = True
+                self.visible = self.visible or _is_shown(block)
         elif kind == "message_start":
             self._note(_object(_object(value.get("message")).get("usage")))
         elif kind == "message_delta":
             self._note(_object(value.get("usage")))
             self.finish = _object(value.get("delta")).get("stop_reason") or self.finish
         elif kind == "message_stop":
-            self.complete = True
+            self._ended = True
 
     def _read_responses(self, value: dict[str, Any]) -> None:
         kind = str(value.get("type"))
@@ -160,13 +174,17 @@ class Observation:
             self.content = True
             self.visible = self.visible or "reasoning" not in kind
         elif kind in _RESPONSE_ENDS:
-            self.complete = True
+            self._ended = True
+            if kind == "response.failed":
+                self.error = value
             self._read_response(_object(value.get("response")))
 
     def _read_response(self, response: dict[str, Any]) -> None:
         self._note(_object(response.get("usage")))
-        kinds = [item.get("type") for item in _objects(response.get("output"))]
-        self.visible = self.visible or any(kind != "reasoning" for kind in kinds)
+        self.visible = self.visible or any(
+            item.get("type") != "reasoning" and (item.get("type") != "message" or item.get("content"))
+            for item in _objects(response.get("output"))
+        )
         self.finish = _object(response.get("incomplete_details")).get("reason") or self.finish
 
     def _note(self, usage: dict[str, Any]) -> None:
@@ -176,7 +194,7 @@ class Observation:
 class EventTap:
     """Feeds a stream's bytes to an `Observation`; `on_content` is called once, at the first content."""
 
-    __slots__ = ("_on_content", "_scanner", "events", "first", "seen")
+    __slots__ = ("_on_content", "_scanner", "events", "first", "opened_with_error", "seen")
 
     def __init__(self, dialect: Dialect, on_content: Callable[[], None]) -> None:
         self._scanner = Scanner()
@@ -184,6 +202,7 @@ class EventTap:
         self.seen = Observation(dialect)
         self.events = 0
         self.first: Event | None = None
+        self.opened_with_error = False
 
     @property
     def between_events(self) -> bool:
@@ -193,10 +212,11 @@ class EventTap:
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes of the stream."""
         for event in self._scanner.feed(chunk):
-            if self.first is None:
-                self.first = event
             self.events += 1
             had_content = self.seen.content
             self.seen.read_event(event)
+            if self.first is None:
+                self.first = event
+                self.opened_with_error = self.seen.error is not None
             if self.seen.content and not had_content:
                 self._on_content()

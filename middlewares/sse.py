@@ -59,6 +59,7 @@ class Scanner:
                 self._keep(body)
                 body = b"".join(self._line)
                 self._line.clear()
+                self._held -= len(body)
             self._end_line(body, events)
         self._skip_lf = chunk[-1:] == b"\r" or (self._skip_lf and not chunk)
         return events

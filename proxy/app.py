@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import socket
 from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ from config.schema import Table
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
 from proxy import __version__
-from proxy.handler import Handler
+from proxy.handler import Handler, Serving
 from proxy.listeners import BACKLOG, name_of, open_socket
 from proxy.listing import ModelList
 from proxy.logs import Journal
-from proxy.server import Server
+from proxy.server import Connections, Server
 from proxy.table import RouteTable, compile_table
 from proxy.upstream import Client
 
-_CUT_WITHIN = 2.0
+_TOLD_WITHIN_S = 1.0
+"""For the exchanges that are cut: to tell their clients."""
+_CLOSED_WITHIN_S = 1.0
+"""For the connections that are still open after that."""
 
 
 class App:
@@ -40,76 +43,91 @@ class App:
         self.models = ModelList(self.timer)
         self._client = Client()
         self.table: RouteTable = compile_table(table, secrets, self._client, self.timer)
-        self._settings = table.server
-        self._in_flight = 0
+        self._in_flight: set[Serving] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._front: list[asyncio.Server] = []
-        self._back: list[asyncio.Server] = []
-        self._servers: list[Server] = []
-        self._paths: list[Path] = []
+        self._connections = Connections(table.server.max_connections)
+        self._front = _Listeners()
+        self._back = _Listeners()
 
-    def enter(self) -> None:
+    def begin(self, serving: Serving) -> None:
         """An exchange begins."""
-        self._in_flight += 1
+        self._in_flight.add(serving)
         self._idle.clear()
 
-    def leave(self) -> None:
+    def end(self, serving: Serving) -> None:
         """An exchange is over."""
-        self._in_flight -= 1
-        if self._in_flight == 0:
+        self._in_flight.discard(serving)
+        if not self._in_flight:
             self._idle.set()
 
     async def start(self) -> None:
         """Listen. Raises `proxy.listeners.CannotListen`."""
-        opened = [(address, open_socket(address)) for address in self._settings.listen]
-        for address, sock in opened:
-            self._front.append(await self._serve(address, sock, "client"))
-        if (admin := self._settings.admin) is not None:
-            self._back.append(await self._serve(admin, open_socket(admin), "admin"))
+        settings = self.table.server
+        for address in settings.listen:
+            await self._listen(self._front, address, "client", self._connections)
+        if settings.admin is not None:
+            # Whoever asks how we are is not to be turned away because everybody is here.
+            await self._listen(self._back, settings.admin, "admin", Connections(None))
         without = [name for name, route in self.table.routes.items() if not route.usable()]
         if without:
             self.journal.info("routes_without_key", routes=", ".join(without), answer="503 key_missing")
         self.journal.info("ready", version=__version__, routes=len(self.table.routes))
 
-    async def _serve(self, address: Address, sock: socket.socket, role: str) -> asyncio.Server:
-        server = Server(
-            Handler(self, admin=role == "admin"),
-            keepalive=self._settings.timeouts.keepalive,
-            max_connections=self._settings.max_connections,
-        )
-        self._servers.append(server)
+    async def _listen(
+        self, listeners: _Listeners, address: Address, role: str, connections: Connections
+    ) -> None:
+        sock = open_socket(address)
         if address.kind == "unix":
-            self._paths.append(Path(address.path))
+            listeners.paths.append(Path(address.path))
+        timeouts = self.table.server.timeouts
+        server = Server(Handler(self, admin=role == "admin"), self.journal, timeouts, connections)
+        listeners.servers.append(server)
         loop = asyncio.get_running_loop()
-        if address.kind == "unix":
-            listener = await loop.create_unix_server(server, sock=sock, backlog=BACKLOG)
-        else:
-            listener = await loop.create_server(server, sock=sock, backlog=BACKLOG)
+        create = loop.create_unix_server if address.kind == "unix" else loop.create_server
+        listeners.open.append(await create(server, sock=sock, backlog=BACKLOG))
         self.journal.info("listening", role=role, address=name_of(sock))
-        return listener
 
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Stop taking requests, let those in flight finish; False if some had to be cut."""
         self.draining = True
-        self.journal.info("draining", in_flight=self._in_flight)
-        await _either(hurry.wait(), asyncio.sleep(self._settings.drain_delay))
-        for listener in self._front:
-            listener.close()
-        for path in self._paths:
-            path.unlink(missing_ok=True)
-        await _either(hurry.wait(), self._idle.wait(), within=self._settings.drain_timeout)
-        return self._in_flight == 0
+        settings = self.table.server
+        self.journal.info("draining", in_flight=len(self._in_flight))
+        await _either(hurry.wait(), asyncio.sleep(settings.drain_delay))
+        self._front.close()
+        await _either(hurry.wait(), self._idle.wait(), within=settings.drain_timeout)
+        left = len(self._in_flight)
+        for serving in tuple(self._in_flight):
+            serving.cut()
+        await _either(self._idle.wait(), within=_TOLD_WITHIN_S)
+        return left == 0
 
     async def stop(self) -> None:
         """Close everything that is still open."""
-        for listener in (*self._front, *self._back):
-            listener.close()
-        for server in self._servers:
-            server.pre_shutdown()
-        for server in self._servers:
-            await server.shutdown(_CUT_WITHIN if self._in_flight == 0 else 0.1)
+        for listeners in (self._front, self._back):
+            listeners.close()
+            for server in listeners.servers:
+                server.pre_shutdown()
+                await server.shutdown(_CLOSED_WITHIN_S)
         await self._client.close()
+
+
+@dataclass(slots=True)
+class _Listeners:
+    """What listens for one kind of caller, and the unix sockets' files."""
+
+    open: list[asyncio.Server] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Take no more connections; those that are open stay."""
+        for listener in self.open:
+            listener.close()
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        self.open.clear()
+        self.paths.clear()
 
 
 async def _either(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:

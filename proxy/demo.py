@@ -36,8 +36,7 @@ class DemoModel:
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Answer as an OpenAI-compatible provider would."""
-        exchange.attempts += 1
-        exchange.watch.new_attempt()
+        exchange.begin_attempt()
         exchange.watch.stop("connect")
         if exchange.streaming:
             exchange.watch.start("first_token")

@@ -17,23 +17,24 @@ from aiohttp import web
 from middlewares.clocks import Timer, Watch
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
-from middlewares.faults import ClientFault, Fault, Outcome, Refusal, UpstreamFault
+from middlewares.faults import ClientFault, ClientGone, Fault, Outcome, Refusal, UpstreamFault
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.intake import take_body
 from proxy.logs import Journal, Record
-from proxy.relay import ClientGone, Downstream, Headers, error_answer
+from proxy.relay import Downstream, Headers, error_answer
 from proxy.router import Choice, Named
 from proxy.server import ClientConnection
 from proxy.table import RouteTable
-from proxy.wire import Target, read_target, upward
+from proxy.wire import Target, client_address, read_target, split_target, upward
 
-_DRAIN_RETRY = 5
+_DRAIN_RETRY_S = 5
+_UNREAD_ANSWERS_S = 30.0
 _LONGEST_CHANGES = 2000
 
 
 class Service(Protocol):
-    """What the handler needs of the program around it."""
+    """What the handler needs of the program around it. `serving` holds the exchanges in flight."""
 
     table: RouteTable
     journal: Journal
@@ -41,13 +42,13 @@ class Service(Protocol):
     draining: bool
     models: listing.ModelList
 
-    def enter(self) -> None: ...
+    def begin(self, serving: Serving) -> None: ...
 
-    def leave(self) -> None: ...
+    def end(self, serving: Serving) -> None: ...
 
 
 class Handler:
-    """Serves the requests of one listener; `admin` says which of our own pages it has."""
+    """Answers the requests of one listener; the admin listener has our own pages only."""
 
     def __init__(self, service: Service, *, admin: bool) -> None:
         self._service = service
@@ -58,20 +59,25 @@ class Handler:
         connection = request.protocol
         assert isinstance(connection, ClientConnection)
         down = Downstream(request, connection)
+        if connection.writing_paused and not await _takes_its_answers(connection):
+            down.break_off()
+            return down.result
         if request.method in ("GET", "HEAD") and self._answer_probe(request.raw_path, down):
             return down.result
         if self._admin:
             fault = ClientFault("not_found", "The admin listener serves /healthz and /readyz.")
             error_answer(down, fault, "other", ())
             return down.result
-        self._service.enter()
+        serving = Serving(self._service, request, down)
+        self._service.begin(serving)
         try:
-            await _Run(self._service, request, down).serve()
+            await serving.run()
         finally:
-            self._service.leave()
+            self._service.end(serving)
         return down.result
 
-    def _answer_probe(self, path: str, down: Downstream) -> bool:
+    def _answer_probe(self, target: str, down: Downstream) -> bool:
+        path, _ = split_target(target)
         if path == "/healthz":
             _probe(down, 200, "ok")
         elif path == "/readyz":
@@ -82,12 +88,22 @@ class Handler:
         return True
 
 
+async def _takes_its_answers(connection: ClientConnection) -> bool:
+    """Give a client that asks on without reading time to read: its answers are held in memory here."""
+    try:
+        async with asyncio.timeout(_UNREAD_ANSWERS_S):
+            await connection.emptied()
+    except TimeoutError:
+        return False
+    return True
+
+
 def _probe(down: Downstream, status: int, word: str) -> None:
     body = f'{{"status": "{word}"}}\n'.encode()
     down.answer(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], body)
 
 
-class _Run:
+class Serving:
     """The state of one exchange."""
 
     def __init__(self, service: Service, request: web.BaseRequest, down: Downstream) -> None:
@@ -97,69 +113,88 @@ class _Run:
         self._down = down
         self._began = perf_counter()
         self._watch = Watch(self._table.clocks, service.timer)
+        self._task: asyncio.Task[object] | None = None
+        self._cut = False
         self._exchange: Exchange | None = None
+        self._origin: Exchange | None = None
         self._path = ""
         self._reply: Reply | None = None
         self.record = Record(
             id=secrets.token_hex(8),
-            remote=request.remote or "",
+            remote=client_address(
+                request.remote or "unix",
+                request.headers.getall("X-Forwarded-For", ()),
+                self._table.is_trusted,
+            ),
             method=request.method,
-            path=request.raw_path.partition("?")[0],
+            path=split_target(request.raw_path)[0],
         )
 
-    async def serve(self) -> None:
+    def cut(self) -> None:
+        """End it now, whatever it is doing: the time to drain is over."""
+        self._cut = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> None:
         """Serve, and write the log line."""
-        record = self.record
+        self._task = asyncio.current_task()
         try:
-            async with AsyncExitStack() as stack:
-                stack.callback(self._watch.close)
-                await self._serve(stack)
+            await self._run()
         except Fault as fault:
             self._end_with(fault)
-        except (ClientGone, ConnectionError):
+        except ClientGone:
             self._note("client_gone", 499, "client_gone")
         except asyncio.CancelledError:
-            gone = self._request.transport is None
-            self._note(*(("client_gone", 499, "client_gone") if gone else ("cut", 503, "draining")))
-            self._down.break_off()
+            if self._cut:
+                self._end_with(Refusal("draining", "This server stopped.", retry_after=_DRAIN_RETRY_S))
+            else:
+                self._note("client_gone", 499, "client_gone")
+                self._down.break_off()
             raise
         except Exception as error:
             # The last resort: whatever this is, it must not take the connection's other requests along.
-            self._service.journal.error(
-                "unforeseen", id=record.id, exception=type(error).__name__, where=_where(error)
-            )
+            self._report(error)
             self._end_with(Refusal("internal_error", "Something went wrong here; see the log."))
         finally:
+            self._task = None
             self._finish()
+
+    async def _run(self) -> None:
+        self._watch.start("total")
+        async with AsyncExitStack() as stack:
+            stack.callback(self._watch.close)
+            async with self._watch.guard():
+                await self._serve(stack)
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         service, request = self._service, self._request
         if service.draining:
             self._down.close_after()
-            raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY)
+            raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY_S)
         target = read_target(request.method, request.raw_path)
         self._path = target.path
         headers, credentials = upward(request.headers)
         provider = request.headers.get("x-tidegate-provider")
-        if request.method == "GET" and target.route is None and provider is None:
+        if request.method in ("GET", "HEAD") and target.route is None and provider is None:
             wanted = listing.asked_for(target.path)
             if wanted is not None:
                 await self._list_models(wanted)
                 return
-        body, encoded, size = await take_body(request, target.path, self._table.server)
-        self.record.bytes_in = size
-        inbound = Inbound(request.method, target.path, target.query, request.headers, request.remote or "")
+        body, encoded = await take_body(request, target.path, self._table.server, self._count)
+        inbound = Inbound(request.method, target.path, target.query, request.headers, self.record.remote)
         exchange = Exchange(
             inbound, "", headers, credentials, body, target.query, self._watch, stack, encoded=encoded
         )
         self._exchange = exchange
-        choice = self._choose(target, provider, body)
-        exchange.rungs = choice.rungs
+        exchange.rungs = self._choose(target, provider, body).rungs
         self.record.stream = exchange.streaming
-        self._watch.start("total")
-        async with self._watch.guard():
-            self._reply = reply = await self._table.chain(exchange)
-            await self._down.relay(reply, self._reply_headers(reply))
+        self._reply = reply = await self._table.chain(exchange)
+        self._origin = reply.origin
+        await self._down.relay(reply, self._reply_headers(reply))
+
+    def _count(self, size: int) -> None:
+        self.record.bytes_in += size
 
     def _choose(self, target: Target, provider: str | None, body: Body) -> Choice:
         """Route by what the request names. The body is read only as far as that needs."""
@@ -187,31 +222,22 @@ class _Run:
     async def _list_models(self, wanted: str) -> None:
         status, body = await self._service.models.answer(self._table, wanted)
         self._down.answer(status, [("Content-Type", "application/json"), *self._our_headers()], body)
-        self.record.status = status
 
     def _reply_headers(self, reply: Reply) -> Headers:
         lines = [(name, value) for name, value in reply.headers.items()]
-        streams = reply.headers.get("Content-Type", "").lower().startswith("text/event-stream")
-        if streams and "X-Accel-Buffering" not in reply.headers:
+        if reply.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
+            lines = [line for line in lines if line[0].lower() != "x-accel-buffering"]
             lines.append(("X-Accel-Buffering", "no"))
         return [*lines, *self._our_headers()]
 
     def _our_headers(self) -> list[tuple[str, str]]:
         lines = [("x-tidegate-id", self.record.id)]
-        run = self._run()
-        if run is not None:
-            lines.append(("x-tidegate-route", run.route))
-            if changes := _told(run.changes):
+        if self._origin is not None:
+            lines.append(("x-tidegate-route", self._origin.route))
+            if changes := _told(self._origin.changes):
                 lines.append(("x-tidegate-changed", changes))
         lines.append(("x-tidegate-attempts", str(self._attempts())))
         return lines
-
-    def _run(self) -> Exchange | None:
-        """The run of a route's chain that the answer is about: the one that gave it, or the first."""
-        if self._reply is not None and self._reply.origin is not None:
-            return self._reply.origin
-        runs = self._exchange.runs if self._exchange is not None else []
-        return runs[0] if runs else None
 
     def _attempts(self) -> int:
         runs = self._exchange.runs if self._exchange is not None else []
@@ -219,18 +245,10 @@ class _Run:
 
     def _end_with(self, fault: Fault) -> None:
         """Tell the client, in the way that is still open."""
+        self._origin = fault.origin or self._origin or self._first_run()
         self._note(fault.outcome, fault.status, fault.code)
-        cause = fault.__cause__
         if not isinstance(fault, ClientFault):
-            self._service.journal.warning(
-                "fault",
-                id=self.record.id,
-                code=fault.code,
-                message=fault.message,
-                cause=f"{type(cause).__name__}: {cause}"
-                if isinstance(fault, UpstreamFault) and cause
-                else None,
-            )
+            self._explain(fault)
         try:
             if self._down.started:
                 self._down.fail(fault)
@@ -238,6 +256,22 @@ class _Run:
                 error_answer(self._down, fault, dialect_of(self._path), self._our_headers())
         except ClientGone:
             self._note("client_gone", 499, "client_gone")
+
+    def _first_run(self) -> Exchange | None:
+        """Where a clock of the top level, or the end of draining, found the exchange."""
+        return self._exchange.runs[-1] if self._exchange is not None and self._exchange.runs else None
+
+    def _explain(self, fault: Fault) -> None:
+        """What the operator may know and the client may not: what the network said."""
+        cause = fault.__cause__ if isinstance(fault, UpstreamFault) else None
+        said = f"{type(cause).__name__}: {cause}" if cause is not None else None
+        self._service.journal.warning(
+            "fault", id=self.record.id, code=fault.code, message=fault.message, cause=said
+        )
+
+    def _report(self, error: Exception) -> None:
+        name = type(error).__name__
+        self._service.journal.error("unforeseen", id=self.record.id, exception=name, where=_where(error))
 
     def _note(self, outcome: Outcome, status: int, error: str) -> None:
         self.record.outcome, self.record.status, self.record.error = outcome, status, error
@@ -247,19 +281,23 @@ class _Run:
         record.duration_ms = (perf_counter() - began) * 1000
         record.bytes_out = self._down.bytes_out
         record.attempts = self._attempts()
-        if (run := self._run()) is not None:
+        if (run := self._origin or self._first_run()) is not None:
             record.route = run.route
             record.upstream_model = _model(run)
             record.ttfb_ms = (run.head_at - began) * 1000 if run.head_at is not None else None
             record.ttft_ms = (run.content_at - began) * 1000 if run.content_at is not None else None
-        if reply is not None:
-            if record.outcome == "ok" and (reply.status >= 400 or (reply.seen and reply.seen.error)):
-                record.outcome = "upstream_error"
-            record.empty_answer = reply.seen is not None and reply.seen.empty_answer
-        if record.error is None or (self._down.started and record.outcome != "client_gone"):
+        if reply is not None and record.outcome == "ok":
+            told = reply.seen is not None and reply.seen.error is not None
+            record.outcome = "upstream_error" if told or reply.status >= 400 else "ok"
+        record.empty_answer = reply is not None and reply.seen is not None and reply.seen.empty_answer
+        if self._down.started and record.outcome != "client_gone":
             record.status = self._down.status
         for tap in reply.taps if reply is not None else ():
-            tap.finish(record.outcome)
+            try:
+                tap.finish(record.outcome)
+            except Exception as error:
+                # The answer is out: an observer that fails now has nobody else to tell.
+                self._report(error)
         self._service.journal.exchange(record)
 
 

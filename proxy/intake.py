@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 from aiohttp import web
@@ -17,7 +17,7 @@ from aiohttp.http import HttpVersion11
 from config.schema import Server
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Unreadable, Upload
-from middlewares.faults import ClientFault
+from middlewares.faults import ClientFault, ClientGone
 
 _JSON_ENDPOINTS = frozenset(
     {
@@ -37,30 +37,35 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Taken(NamedTuple):
-    """A body, its compressed form if it came in one, and the bytes that were read for it."""
+    """A body, and its compressed form if it came in one."""
 
     body: Body
     encoded: bytes | None
-    size: int
 
 
-async def take_body(request: web.BaseRequest, path: str, limits: Server) -> Taken:
-    """Read what has to be read. Raises ClientFault: 408, 413, or 400 for broken framing."""
+async def take_body(
+    request: web.BaseRequest, path: str, limits: Server, count: Callable[[int], None]
+) -> Taken:
+    """Read what has to be read; `count` is told the size of each piece, those of an upload later.
+
+    Raises ClientFault: 408, 413, or 400 for broken framing.
+    """
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json")
     endpoint = request.method == "POST" and path in _JSON_ENDPOINTS
     if not request.body_exists:
-        return Taken(_parsed(b"") if endpoint else None, None, 0)
+        return Taken(_parsed(b"") if endpoint else None, None)
     held = is_json or (endpoint and not kind.startswith("multipart/"))
     limit = limits.max_body if held else limits.max_upload
     announced = request.content_length
     if announced is not None and announced > limit:
         raise _too_large(limit)
+    pieces = _counted(_pieces(request, limits), limit, count)
     if not held:
-        upload = Upload(_limited(_pieces(request, limits), limit), announced)
-        upload.pieces = _noting(upload, upload.pieces)
-        return Taken(upload, None, announced or 0)
-    raw = b"".join([piece async for piece in _limited(_pieces(request, limits), limit)])
+        upload = Upload(pieces, announced)
+        upload.pieces = _noting(upload, pieces)
+        return Taken(upload, None)
+    raw = b"".join([piece async for piece in pieces])
     return _decoded(raw, request.headers.get("Content-Encoding", "").strip().lower(), limit)
 
 
@@ -78,14 +83,19 @@ async def _pieces(request: web.BaseRequest, limits: Server) -> AsyncIterator[byt
             ) from None
         except web.RequestPayloadError:
             raise ClientFault("invalid_request", "The body's framing is broken.") from None
+        except ConnectionError:
+            raise ClientGone from None
         if not piece:
             return
         yield piece
 
 
-async def _limited(pieces: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+async def _counted(
+    pieces: AsyncIterator[bytes], limit: int, count: Callable[[int], None]
+) -> AsyncIterator[bytes]:
     size = 0
     async for piece in pieces:
+        count(len(piece))
         size += len(piece)
         if size > limit:
             raise _too_large(limit)
@@ -111,31 +121,37 @@ def _welcome(request: web.BaseRequest) -> None:
 
 def _decoded(raw: bytes, encoding: str, limit: int) -> Taken:
     if encoding in ("", "identity"):
-        return Taken(_parsed(raw), None, len(raw))
+        return Taken(_parsed(raw), None)
     if encoding not in ("gzip", "x-gzip", "deflate"):
         fault = ClientFault(
             "invalid_request",
             f"A body in Content-Encoding {encoding[:20]!r} cannot be read; send gzip or none.",
             param="content-encoding",
         )
-        return Taken(Unreadable(raw, fault), raw, len(raw))
-    return Taken(_parsed(_inflate(raw, encoding, limit)), raw, len(raw))
-
-
-def _inflate(raw: bytes, encoding: str, limit: int) -> bytes:
+        return Taken(Unreadable(raw, fault), raw)
     # "deflate" means the zlib format (RFC 9110, 8.4.1.2), and bare deflate in the field.
-    windows = (31,) if encoding != "deflate" else (15, -15)
-    for window in windows:
+    for window in (15, -15) if encoding == "deflate" else (31,):
+        data = _inflate(raw, window, limit)
+        if data is not None:
+            return Taken(_parsed(data), raw)
+    raise ClientFault("invalid_request", f"The body is not valid {encoding}.", param="content-encoding")
+
+
+def _inflate(raw: bytes, window: int, limit: int) -> bytes | None:
+    """What `raw` unpacks to, all members of it (RFC 1952, section 2.2); None if it is not whole."""
+    data = b""
+    while raw:
         inflater = zlib.decompressobj(window)
         try:
-            data = inflater.decompress(raw, limit + 1)
+            data += inflater.decompress(raw, limit + 1 - len(data))
         except zlib.error:
-            continue
+            return None
         if len(data) > limit:
             raise _too_large(limit)
-        if inflater.eof:
-            return data
-    raise ClientFault("invalid_request", f"The body is not valid {encoding}.", param="content-encoding")
+        if not inflater.eof:
+            return None
+        raw = inflater.unused_data
+    return data
 
 
 def _parsed(raw: bytes) -> Envelope | Unreadable:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from middlewares.bodies import HeldBody
 from middlewares.clocks import Clocks, Timer, Watch
-from middlewares.envelope import Envelope
 from middlewares.exchange import Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode
@@ -53,19 +52,23 @@ class Ladder:
         first: Reply | Fault | None = None
         for rung in exchange.rungs:
             outcome = await self._try(exchange, rung)
-            if isinstance(outcome, ClientFault):
-                raise outcome
-            if isinstance(outcome, Reply) and not await _moves_on(outcome):
+            if not isinstance(outcome, Reply):
+                first = first or outcome
+            elif outcome.status < 400 or not (failed := await _read_failure(outcome)):
                 return outcome
-            first = first or outcome
+            else:
+                first = first or failed
         if isinstance(first, Reply):
             return first
         assert first is not None
         raise first
 
     async def _try(self, exchange: Exchange, rung: Rung) -> Reply | Fault:
+        """A reply, or the fault for which the ladder moves on; any other fault stops it."""
         try:
             return await self._run(exchange, rung)
+        except ClientFault:
+            raise
         except Fault as fault:
             return fault
 
@@ -74,39 +77,26 @@ class Ladder:
         watch = Watch(route.clocks, self._timer)
         stack = AsyncExitStack()
         stack.callback(watch.close)
-        run = _fresh(exchange, rung, watch, stack)
+        run = exchange.fork(rung.route, watch, stack)
+        if rung.model is not None:
+            run.rename_model(rung.model)
         exchange.runs.append(run)
-        exchange.stack.push_async_callback(stack.aclose)
         watch.start("total")
-        async with watch.guard():
-            reply = await route.chain(run)
+        try:
+            async with watch.guard():
+                reply = await route.chain(run)
+        except BaseException as error:
+            if isinstance(error, Fault):
+                error.origin = run
+            await stack.aclose()
+            raise
+        exchange.stack.push_async_callback(stack.aclose)
         reply.origin = run
         return reply
 
 
-def _fresh(exchange: Exchange, rung: Rung, watch: Watch, stack: AsyncExitStack) -> Exchange:
-    """A rung's own copy of the request."""
-    body = exchange.body.copy() if isinstance(exchange.body, Envelope) else exchange.body
-    run = Exchange(
-        inbound=exchange.inbound,
-        route=rung.route,
-        headers=exchange.headers.copy(),
-        credentials=exchange.credentials,
-        body=body,
-        query=exchange.query,
-        watch=watch,
-        stack=stack,
-        encoded=exchange.encoded,
-    )
-    if rung.model is not None:
-        run.rename_model(rung.model)
-    return run
-
-
-async def _moves_on(reply: Reply) -> bool:
-    """Whether another rung may do better. Reads an error's body, and lets go of the connection."""
-    if reply.status < 400:
-        return False
+async def _read_failure(reply: Reply) -> Reply | Fault | None:
+    """An error answer read and let go of, if another rung may do better; None if it is to be sent."""
     pieces: list[bytes] = []
     size = 0
 
@@ -119,10 +109,26 @@ async def _moves_on(reply: Reply) -> bool:
 
     try:
         ended = await reply.body.pump(hold)
-    except Fault:
-        return True
+    except Fault as fault:
+        fault.origin = reply.origin
+        await _let_go(reply)
+        return fault
     reply.body = HeldBody(pieces, None if ended else reply.body)
-    if reply.status in _MOVES_ON or reply.status >= 500:
+    if not _moves_on(reply.status, b"".join(pieces)):
+        return None
+    if ended:
+        await _let_go(reply)
+    return reply
+
+
+def _moves_on(status: int, body: bytes) -> bool:
+    if status in _MOVES_ON or status >= 500:
         return True
-    error = decode(b"".join(pieces)).get("error")
+    error = decode(body).get("error")
     return isinstance(error, dict) and error.get("code") in _MOVES_ON_CODES
+
+
+async def _let_go(reply: Reply) -> None:
+    """Whatever the rung holds, connections and slots, is free before the next one begins."""
+    if reply.origin is not None:
+        await reply.origin.stack.aclose()

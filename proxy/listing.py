@@ -23,7 +23,9 @@ from proxy.ladder import Route
 from proxy.table import OWN_AGENT, RouteTable
 
 _PATIENCE = Clocks(connect=2.0, total=2.0)
-_KEPT = 300.0
+_KEPT_S = 300.0
+_SILENCE_KEPT_S = 10.0
+"""So that a provider that is down does not cost every list two seconds, and is not missed for long."""
 _READ_AT_MOST = 8 * 1024 * 1024
 
 
@@ -80,10 +82,9 @@ class ModelList:
         if known is not None and known.route is route and known.until > now:
             return known.models
         models = await _ask(route, self._timer)
-        if models is None:
-            return ()
-        self._known[route.name] = _Known(route, models, now + _KEPT)
-        return models
+        kept = _SILENCE_KEPT_S if models is None else _KEPT_S
+        self._known[route.name] = _Known(route, models or (), self._timer.time() + kept)
+        return models or ()
 
 
 async def _ask(route: Route, timer: Timer) -> tuple[dict[str, Any], ...] | None:

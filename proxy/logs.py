@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, TextIO
 
@@ -67,19 +68,28 @@ class Journal:
     def exchange(self, record: Record) -> None:
         """Write the one line of a finished exchange."""
         write = self._exchanges.warning if record.status >= 500 else self._exchanges.info
-        write("exchange", **record.facts())
+        try:
+            write("exchange", **record.facts())
+        except OSError as error:
+            # A full disk or a closed pipe must not cost anybody an answer.
+            self.error("log_lost", id=record.id, reason=error.strerror)
 
     def info(self, event: str, **facts: Any) -> None:
         """Something happened."""
-        self._events.info(event, **{name: _shown(value) for name, value in facts.items()})
+        self._say("info", event, facts)
 
     def warning(self, event: str, **facts: Any) -> None:
         """Something happened that somebody may want to look into."""
-        self._events.warning(event, **{name: _shown(value) for name, value in facts.items()})
+        self._say("warning", event, facts)
 
     def error(self, event: str, **facts: Any) -> None:
         """Something is broken."""
-        self._events.error(event, **{name: _shown(value) for name, value in facts.items()})
+        self._say("error", event, facts)
+
+    def _say(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        # There is nowhere left to say that stderr is gone.
+        with suppress(OSError):
+            getattr(self._events, level)(event, **{name: _shown(value) for name, value in facts.items()})
 
     def take_over_stdlib(self) -> None:
         """Have what libraries log come out here: redacted, without tracebacks."""

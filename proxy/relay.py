@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from middlewares.exchange import Reply
-from middlewares.faults import ClientFault, Fault, anthropic_error, openai_error
+from middlewares.faults import ClientFault, ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect, EventTap
 from proxy.server import ClientConnection
 
@@ -49,10 +49,6 @@ class Written(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing to do: the end was written, or is withheld on purpose."""
-
-
-class ClientGone(Exception):
-    """The client closed its connection while we were writing."""
 
 
 class Downstream:
@@ -188,7 +184,7 @@ class Downstream:
             for tap in reply.taps:
                 tap.feed(piece)
 
-        self._connection.readers = body
+        self._connection.source = body
         watch = reply.origin.watch if reply.origin is not None else None
         if watch is not None:
             watch.moved = self._connection.took_bytes
@@ -198,11 +194,12 @@ class Downstream:
                 self.start(reply.status, headers)
             self.end()
         finally:
-            self._connection.readers = None
+            self._connection.source = None
         if watch is not None:
             watch.start("idle")
             async with watch.guard():
                 await self._connection.emptied()
+            watch.stop("idle")
 
     def fail(self, fault: Fault) -> None:
         """After the head: tell the fault where that can be done, and break off.
@@ -210,8 +207,14 @@ class Downstream:
         In an event stream it is one event, and only where it cannot be taken for a part of another;
         an error that the provider has told in the stream already is not told twice.
         """
-        events = self._events
         transport = self._request.transport
+        if self.ended:
+            # The answer is whole, but the client does not take its last bytes.
+            self._keep = self.ended = False
+            if transport is not None:
+                transport.abort()
+            return
+        events = self._events
         told = events is None or not events.between_events or events.seen.error is not None
         if not told and events is not None and transport is not None and not transport.is_closing():
             self.write(error_event(fault, events.seen.dialect))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import secrets
 import termios
 from array import array
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -20,8 +21,10 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
+from config.schema import ClientTimeouts
 from middlewares.exchange import ReplyBody
 from middlewares.faults import ClientFault, openai_error
+from proxy.logs import Journal, Record
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -36,15 +39,52 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+class Connections:
+    """How many connections there are, over all listeners; `limit` None is no limit."""
+
+    __slots__ = ("_limit", "_open")
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._open = 0
+
+    def enter(self) -> bool:
+        """Count one more; False if it is one too many."""
+        self._open += 1
+        return self._limit is None or self._open <= self._limit
+
+    def leave(self) -> None:
+        """One is gone."""
+        self._open -= 1
+
+
 class ClientConnection(RequestHandler):
     """A client's connection; passes its backpressure on to the body that it is being sent."""
 
-    __slots__ = ("_emptied", "_pending", "readers")
+    __slots__ = (
+        "_connections",
+        "_emptied",
+        "_head_begun",
+        "_head_by",
+        "_head_timeout",
+        "_journal",
+        "_pending",
+        "source",
+    )
 
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, keepalive: float) -> None:
-        super().__init__(server, loop=loop, keepalive_timeout=keepalive, **_SETTINGS)
-        self.readers: ReplyBody | None = None
+    def __init__(
+        self, server: Server, journal: Journal, timeouts: ClientTimeouts, connections: Connections
+    ) -> None:
+        super().__init__(
+            server, loop=asyncio.get_running_loop(), keepalive_timeout=timeouts.keepalive, **_SETTINGS
+        )
+        self.source: ReplyBody | None = None
         """The body whose pieces are written here, while there is one."""
+        self._journal = journal
+        self._connections = connections
+        self._head_timeout = timeouts.header
+        self._head_begun = False
+        self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
         self._pending = 0
 
@@ -59,7 +99,8 @@ class ClientConnection(RequestHandler):
             await self._emptied.wait()
         finally:
             self._emptied = None
-            transport.set_write_buffer_limits()
+            if self.transport is not None:
+                transport.set_write_buffer_limits()
 
     def took_bytes(self) -> bool:
         """Whether the client, slow as it is, took anything since this was asked last."""
@@ -82,31 +123,69 @@ class ClientConnection(RequestHandler):
         """The client takes less than comes."""
         super().pause_writing()
         self._pending = self._unsent()
-        if self.readers is not None:
-            self.readers.pause()
+        if self.source is not None:
+            self.source.pause()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
-        if self._emptied is not None:
-            self._emptied.set()
-        if self.readers is not None:
-            self.readers.resume()
+        self._stop_waiting()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept, unless there are as many as there may be."""
         super().connection_made(transport)
-        server = self._manager
-        if isinstance(server, Server) and server.is_full and self.transport is not None:
+        if self._connections.enter():
+            self._expect_head()
+        elif self.transport is not None:
             self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let whoever waits for the client wait no longer."""
         super().connection_lost(exc)
+        self._connections.leave()
+        self._head_is_here()
+        self._stop_waiting()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client; a head that was begun has to end in time."""
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count != requests:
+            self._head_is_here()
+        elif data and self._current_request is None and not self._messages:
+            self._head_begun = True
+            if self._head_by is None:
+                self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._head_by = self._loop.call_later(self._head_timeout, self._give_up_on_head)
+
+    def _head_is_here(self) -> None:
+        self._head_begun = False
+        if self._head_by is not None:
+            self._head_by.cancel()
+            self._head_by = None
+
+    def _give_up_on_head(self) -> None:
+        self._head_by = None
+        if self.transport is None or self._current_request is not None:
+            return
+        if not self._head_begun:
+            # Opened ahead of need, and never used: nothing was asked, so nothing is answered.
+            self.force_close()
+            return
+        fault = ClientFault("client_timeout", f"No request head arrived within {self._head_timeout:g} s.")
+        answer = self._refusal(fault)
+        head = f"HTTP/1.1 408 Request Timeout\r\nContent-Length: {len(answer.body)}\r\nConnection: close\r\n"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in answer.headers)
+        self.transport.write((head + lines + "\r\n").encode() + answer.body)
+        self.force_close()
+
+    def _stop_waiting(self) -> None:
         if self._emptied is not None:
             self._emptied.set()
-        if self.readers is not None:
-            self.readers.resume()
+        if self.source is not None:
+            self.source.resume()
 
     def handle_error(
         self,
@@ -115,33 +194,50 @@ class ClientConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what the parser refused. What it says of the reason may quote a key, so it is not told."""
-        fault = ClientFault("invalid_request", "This is not a well-formed HTTP request.")
+        """Answer what the parser refused. What it says of the reason may quote a key, so it is not told.
+
+        Anything else is a fault of ours after the answer began: there is no second answer.
+        """
+        if status != 400:
+            self._journal.error("unforeseen", exception=type(exc).__name__)
+            raise ConnectionError
+        answer = self._refusal(ClientFault("invalid_request", "This is not a well-formed HTTP request."))
         response = web.Response(
-            status=fault.status,
-            body=msgspec.json.encode(openai_error(fault)) + b"\n",
-            headers={"Content-Type": "application/json", "x-tidegate-error": fault.code},
+            status=status, body=answer.body, headers=[*answer.headers, ("Server", "tidegate")]
         )
         response.force_close()
         return response
+
+    def _refusal(self, fault: ClientFault) -> _Refusal:
+        """An answer for a request that never became one, and its line in the log."""
+        record = Record(id=secrets.token_hex(8), status=fault.status, outcome=fault.outcome, error=fault.code)
+        if isinstance(self.peername, tuple):
+            record.remote = str(self.peername[0])
+        self._journal.exchange(record)
+        ours = [("x-tidegate-id", record.id), ("x-tidegate-attempts", "0")]
+        headers = [("Content-Type", "application/json"), *fault.headers, *ours]
+        return _Refusal(headers, msgspec.json.encode(openai_error(fault)) + b"\n")
+
+
+class _Refusal(NamedTuple):
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 class Server(web.Server):
     """Makes `ClientConnection`s for one handler."""
 
-    def __init__(self, handle: Handle, *, keepalive: float, max_connections: int) -> None:
+    def __init__(
+        self, handle: Handle, journal: Journal, timeouts: ClientTimeouts, connections: Connections
+    ) -> None:
         super().__init__(handle, request_factory=_request, handler_cancellation=True)
-        self._keepalive = keepalive
-        self._max_connections = max_connections
-
-    @property
-    def is_full(self) -> bool:
-        """More connections than allowed, the newest included."""
-        return len(self._connections) > self._max_connections
+        self._journal = journal
+        self._timeouts = timeouts
+        self._counted = connections
 
     def __call__(self) -> RequestHandler:
         """A connection; unlike the original, a wrong setting is an error and not dropped."""
-        return ClientConnection(self, asyncio.get_running_loop(), self._keepalive)
+        return ClientConnection(self, self._journal, self._timeouts, self._counted)
 
 
 def _request(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 
 from yarl import URL
 
@@ -38,6 +39,8 @@ class RouteTable:
     router: Router
     chain: Handler
     clocks: Clocks
+    is_trusted: Callable[[str], bool]
+    """Whether an address is one of `trusted_proxies`."""
     names: tuple[str, ...]
     """The names under `models`, in the file's order."""
 
@@ -52,6 +55,7 @@ def compile_table(table: schema.Table, secrets: SecretStore, client: Client, tim
         router=Router(table),
         chain=_chain(top, Ladder(routes, timer)),
         clocks=_clocks(top, Clocks()),
+        is_trusted=_trusting(table.server.trusted_proxies),
         names=tuple(table.models),
     )
 
@@ -69,6 +73,22 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
         usable=_all_available(keys),
         listed=_listed(route),
     )
+
+
+def _trusting(proxies: tuple[str, ...]) -> Callable[[str], bool]:
+    networks = [ip_network(text, strict=False) for text in proxies if text != "unix"]
+    unix = "unix" in proxies
+
+    def is_trusted(address: str) -> bool:
+        if address == "unix":
+            return unix
+        try:
+            place = ip_address(address)
+        except ValueError:
+            return False
+        return any(place in network for network in networks)
+
+    return is_trusted
 
 
 def _listed(route: schema.Route) -> tuple[str, ...] | None:

@@ -47,12 +47,14 @@ class Client:
     async def call(self, exchange: Exchange, url: URL) -> aiohttp.ClientResponse:
         """Send the exchange; return at the answer's head. Raises UpstreamFault."""
         call = _Call(exchange)
+        # An upload cannot be sent twice, so it must not meet a connection that may have died.
+        session = self._pooled if call.repeatable else self._fresh
         try:
-            return await self._send(self._pooled, call, url)
+            return await self._send(session, call, url)
         except UpstreamFault as fault:
             if isinstance(exchange.body, Upload) and exchange.body.fault is not None:
                 raise exchange.body.fault from None
-            if fault.code != "upstream_reset" or not call.reused or not call.repeatable:
+            if not call.reused or not _before_any_byte(fault):
                 raise
         # A pooled connection that died unnoticed: nothing was lost but the time to see it.
         exchange.watch.new_attempt()
@@ -80,16 +82,15 @@ class Upstream:
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Make one attempt; the reply is ready to be committed."""
-        exchange.attempts += 1
+        exchange.begin_attempt()
         query = upward_query(exchange.query)
         url = URL(self._base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
-        watch = exchange.watch
-        watch.new_attempt()
-        async with watch.guard():
+        async with exchange.watch.guard():
             response = await self._client.call(exchange, url)
         exchange.stack.callback(response.close)
         exchange.note_head()
-        _refuse_redirect(exchange, response)
+        _end_body_with_its_connection(response)
+        _refuse_misplaced(exchange, response)
         reply = Reply(response.status, downward(response.headers), ResponseBody(response))
         return await ready(exchange, observed(exchange, reply))
 
@@ -108,6 +109,8 @@ class ResponseBody(Gate):
         content = self._response.content
         self.halted = False
         while True:
+            # Before reading, not after writing: a piece that was held may have closed the gate.
+            await self.passed()
             try:
                 chunk = await content.readany()
             except (aiohttp.ClientError, OSError) as error:
@@ -117,7 +120,6 @@ class ResponseBody(Gate):
             sink(chunk)
             if self.halted:
                 return False
-            await self.passed()
 
     def close(self) -> None:
         """Close the connection, unless the answer was read to its end."""
@@ -139,7 +141,8 @@ class _Call:
             if exchange.encoded is not None and body.untouched:
                 self._data = exchange.encoded
             else:
-                self.headers.popall("Content-Encoding", None)
+                if exchange.encoded is not None:
+                    self.headers.popall("Content-Encoding", None)
                 self._data = body.encode()
         elif isinstance(body, Unreadable):
             self._data = exchange.encoded or body.raw
@@ -248,6 +251,13 @@ async def _reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _: 
     context.trace_request_ctx.connected()
 
 
+def _before_any_byte(fault: UpstreamFault) -> bool:
+    """Whether the connection failed without a byte of an answer: aiohttp keeps a head that was begun."""
+    cause = fault.__cause__
+    begun = isinstance(cause, aiohttp.ServerDisconnectedError) and not isinstance(cause.message, str)
+    return fault.code == "upstream_reset" and not begun
+
+
 @contextmanager
 def _as_faults(route: str) -> Iterator[None]:
     """Map what aiohttp raises before the head of an answer."""
@@ -265,8 +275,27 @@ def _as_faults(route: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_redirect(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
-    """A redirect of a request with a body would carry it, and the key, to another host."""
+def _end_body_with_its_connection(response: aiohttp.ClientResponse) -> None:
+    """Wake whoever reads the body when its framing breaks: aiohttp closes the connection and says nothing."""
+    if response.connection is None or response.connection.protocol is None:
+        return
+    content, closed = response.content, response.connection.protocol.closed
+
+    def wake(_: object) -> None:
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection ended before the answer"))
+
+    if closed is not None:
+        closed.add_done_callback(wake)
+
+
+def _refuse_misplaced(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
+    """Neither a switch of protocols nor a redirect of a body, and of the key, to another host."""
+    if response.status < 200:
+        raise UpstreamFault(
+            "upstream_protocol",
+            f"The provider of {exchange.route!r} switched protocols without being asked.",
+        )
     if exchange.body is None or not 300 <= response.status < 400 or response.status == 304:
         return
     place = response.headers.get("Location", "")

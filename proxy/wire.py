@@ -9,6 +9,7 @@ readings of one path are how requests get past a check.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -33,10 +34,12 @@ HOP_BY_HOP = frozenset(
 CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization"})
 _NEVER_UP = HOP_BY_HOP | CREDENTIALS | {"content-length", "cookie", "cookie2", "expect", "host"}
 _NEVER_DOWN = HOP_BY_HOP | {"set-cookie", "set-cookie2", "alt-svc", "strict-transport-security"}
+_ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 _OURS = "x-tidegate-"
 _FORWARDED = "x-forwarded-"
 _KEY_PROTOCOL = re.compile(r"\s*openai-insecure-api-key\..*", re.IGNORECASE)
 
+_NOT_UTF8 = re.compile(r"[\ud800-\udfff]")  # as aiohttp reads it; it would send it on with gaps
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _UNTRUSTED = re.compile(r"[^\x21-\x7e]|[\\#]|//|%(?:2e|5c|00)", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(r"%2f", re.IGNORECASE)
@@ -74,6 +77,10 @@ def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDic
             continue
         if lower == "sec-websocket-protocol":
             kept = ",".join(p for p in value.split(",") if not _KEY_PROTOCOL.fullmatch(p))
+            if not kept.strip():
+                continue
+        elif _NOT_UTF8.search(value):
+            raise ClientFault("invalid_request", f"The header {name} is not UTF-8.", param=name)
         else:
             kept = value
         # One spelling for one name: the HTTP client would take `X-A` and `x-a` for an override.
@@ -110,15 +117,36 @@ def _named_by_connection(headers: CIMultiDictProxy[str]) -> set[str]:
     return {name.strip().lower() for line in lines for name in line.split(",")} if lines else set()
 
 
+def split_target(raw: str) -> tuple[str, str]:
+    """Path and query as they came, without the authority of an absolute form, which may hold a password."""
+    absolute = _ABSOLUTE.match(raw)
+    path, _, query = (raw[absolute.end() :] if absolute else raw).partition("?")
+    return path, query
+
+
+def client_address(peer: str, forwarded: Sequence[str], is_trusted: Callable[[str], bool]) -> str:
+    """Who really asks: the rightmost `X-Forwarded-For` entry that is not a trusted proxy's.
+
+    `peer` is the address of the connection, `unix` for a unix socket; `forwarded` are the header's
+    lines in order. What is left of an entry that is no address is not believed.
+    """
+    address = peer
+    entries = [entry.strip() for line in forwarded for entry in line.split(",")]
+    while is_trusted(address) and entries:
+        entry = entries.pop()
+        if not _ADDRESS.fullmatch(entry):
+            break
+        address = entry
+    return address
+
+
 def read_target(method: str, raw: str) -> Target:
     """Split a request target. Raises ClientFault `invalid_request` or `not_found`.
 
     The absolute form is accepted (RFC 9112, section 3.2.2) and its authority ignored. An encoded slash
     is allowed only in the name of a model that is asked about.
     """
-    if absolute := _ABSOLUTE.match(raw):
-        raw = raw[absolute.end() :]
-    path, _, query = raw.partition("?")
+    path, query = split_target(raw)
     if not path.startswith("/") or _UNTRUSTED.search(path) or _has_dot_segment(path):
         raise ClientFault("invalid_request", "This path cannot be trusted and is not served.")
     if _ENCODED_SLASH.search(path) and not (method == "GET" and path.startswith("/v1/models/")):
