@@ -99,8 +99,13 @@ async def test_a_made_body_comes_as_it_is_made_and_goes_on_after_a_halt():
 async def test_a_made_body_waits_while_its_reader_is_slow():
     body = PiecesBody(made(b"a", b"b"))
     pieces: list[bytes] = []
-    body.pause()
-    task = asyncio.create_task(body.pump(pieces.append))
+
+    def take(piece: bytes) -> None:
+        pieces.append(piece)
+        if piece == b"a":
+            body.pause()
+
+    task = asyncio.create_task(body.pump(take))
     await settle(task)
     assert pieces == [b"a"] and not task.done()
     body.resume()
@@ -113,8 +118,9 @@ async def test_a_gate_opens_for_all_who_wait_and_may_close_and_open_at_will():
     await gate.passed()
     gate.resume()
     gate.pause()
-    gate.pause()
     waiting = [asyncio.create_task(gate.passed()) for _ in range(3)]
+    await settle(waiting[-1])
+    gate.pause()
     await settle(waiting[-1])
     assert not any(task.done() for task in waiting)
     gate.resume()

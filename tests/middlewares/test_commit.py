@@ -203,7 +203,6 @@ async def test_what_is_no_error_is_not_promoted(first):
     assert await pumped(reply.body) == [first, DONE]
 
 
-@pytest.mark.xfail(reason="the observation calls it an error, the promotion does not")
 async def test_an_event_named_error_is_promoted_whatever_its_object_holds():
     reply = await readied(b'event: error\ndata: {"message":"overloaded","code":529}\n\n', path="/messages")
     assert reply.status == 529
@@ -466,7 +465,6 @@ async def test_backpressure_and_closing_reach_the_upstream():
     assert source(reply).closed
 
 
-@pytest.mark.xfail(reason="what is held before the first event has no bound")
 async def test_what_is_held_is_bounded():
     comments = [b":" + b"c" * 65_535] * 200
     reply = await readied(*comments, b"\n", TEXT, DONE)

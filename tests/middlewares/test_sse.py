@@ -110,6 +110,7 @@ def scanned(pieces: list[bytes]) -> list[Event]:
 @given(chunked())
 @example([b"data: a\r", b"\n\r", b"\ndata: b\r\n\r\n"])
 @example([b"data: a\r", b"", b"\n\n"])
+@example([b"data: a\r", b"", b"\ndata: b\n\n"])
 @example([BOM[:1], BOM[1:], b"data: a\n\n"])
 @example([BOM + BOM + b"data: a\n\n"])
 @example([b"\n", BOM + b"data: a\n\n"])
@@ -206,7 +207,7 @@ def test_an_event_that_is_too_large_is_counted_and_not_read(small, stream, size)
     whole = b": c\n\n" + stream + b"event: n\ndata: next\n\n"
     for start in range(0, len(whole), size):
         events += scanner.feed(whole[start : start + size])
-        assert held(scanner) <= 64 + size
+        assert held(scanner) <= 4 * 64 + size
     name = b"big" if b"event: big" in stream else b""
     assert events == [Event(name, None), Event(b"n", b"next")]
     assert scanner.between_events
@@ -217,7 +218,7 @@ def test_an_endless_line_is_not_kept(small, size):
     scanner = Scanner()
     for _ in range(1000):
         assert scanner.feed(b"x" * size) == []
-        assert held(scanner) <= 64 + size
+        assert held(scanner) <= 4 * 64 + size
         assert not scanner.between_events
 
 
@@ -225,23 +226,38 @@ def test_an_endless_event_is_not_kept(small):
     scanner = Scanner()
     for _ in range(1000):
         assert scanner.feed(b"data: some more\n") == []
-        assert held(scanner) <= 64 + 16
+        assert held(scanner) <= 4 * 64
 
 
 def test_an_event_just_within_the_limit_is_read(small):
     assert scanned([b"data:" + b"x" * 64 + b"\n\n"]) == [Event(b"", b"x" * 64)]
 
 
-@pytest.mark.xfail(reason="what comes in pieces is counted twice, and other lines as if they were data")
+def assert_chunking_tells_nothing(stream: bytes, expected: list[Event]) -> None:
+    assert scanned([stream]) == expected
+    for size in (1, 30):
+        assert scanned([stream[i : i + size] for i in range(0, len(stream), size)]) == expected
+
+
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
         (b"data: " + b"x" * 40 + b"\n\n", [Event(b"", b"x" * 40)]),
         (b": " + b"c" * 40 + b"\n: " + b"c" * 40 + b"\ndata: a\n\n", [Event(b"", b"a")]),
-        (b"data: a\n: " + b"c" * 80 + b"\n\n", [Event(b"", b"a")]),
-        (b"data: a\nid: " + b"i" * 80 + b"\n\n", [Event(b"", b"a")]),
     ],
 )
 def test_near_the_limit_too_any_chunking_gives_the_same_events(small, stream, expected):
-    assert scanned([stream]) == expected
-    assert scanned([stream[i : i + 1] for i in range(len(stream))]) == expected
+    assert_chunking_tells_nothing(stream, expected)
+
+
+@pytest.mark.xfail(reason="a long line that is no data makes an event too large if it comes in pieces")
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (b"data: a\n: " + b"c" * 80 + b"\n\n", [Event(b"", b"a")]),
+        (b"data: a\nid: " + b"i" * 80 + b"\n\n", [Event(b"", b"a")]),
+        (b": " + b"c" * 80 + b"\ndata: a\n\n", [Event(b"", b"a")]),
+    ],
+)
+def test_a_long_line_that_is_no_data_makes_no_event_too_large(small, stream, expected):
+    assert_chunking_tells_nothing(stream, expected)
