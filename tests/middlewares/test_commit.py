@@ -400,6 +400,22 @@ async def test_idle_ends_an_answer_that_stalls_after_its_beginning(kind):
         await task
 
 
+async def test_idle_starts_anew_when_the_client_reads_again():
+    timer, exchange = timed(idle=4.0)
+    reply = await ready(exchange, observed_reply(exchange, reply_of(TEXT, asyncio.Event())))
+    task = asyncio.create_task(reply.body.pump(lambda piece: None))
+    await settle(task)
+    reply.body.pause()
+    timer.advance(3)
+    reply.body.resume()
+    timer.advance(3.999)
+    await settle(task)
+    assert not task.done()
+    timer.advance(0.001)
+    with pytest.raises(TimeoutFault, match="idle"):
+        await task
+
+
 async def test_total_ends_an_answer_that_never_stalls():
     timer, exchange = timed(total=5.0, idle=4.0)
     script: list[bytes | asyncio.Event] = [TEXT]
