@@ -165,6 +165,8 @@ def observed(exchange: Exchange, reply: Reply) -> Reply:
     kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "text/event-stream":
         reply.events = EventTap(exchange.dialect, exchange.note_content)
+        # A stream that is cut ends with an event of ours, for which a length would leave no room.
+        reply.headers.popall("Content-Length", None)
     elif kind == "application/json" and exchange.dialect != "other":
         reply.seen = Observation(exchange.dialect)
     return reply

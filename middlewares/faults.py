@@ -71,7 +71,7 @@ class Fault(Exception):
         self.code = code
         self.status = STATUS[code]
         self.message = message
-        self.param = param
+        self.param = None if param is None else str(param)  # it may be a subclass that JSON refuses
         self.retry_after = retry_after
 
     @property

@@ -175,7 +175,7 @@ class Serving:
         target = read_target(request.method, request.raw_path)
         self._path = target.path
         headers, credentials = upward(request.headers)
-        provider = request.headers.get("x-tidegate-provider")
+        provider = self._provider()
         if request.method in ("GET", "HEAD") and target.route is None and provider is None:
             wanted = listing.asked_for(target.path)
             if wanted is not None:
@@ -192,6 +192,14 @@ class Serving:
         self._reply = reply = await self._table.chain(exchange)
         self._origin = reply.origin
         await self._down.relay(reply, self._reply_headers(reply))
+
+    def _provider(self) -> str | None:
+        named = self._request.headers.getall("x-tidegate-provider", ())
+        if len(named) > 1:
+            raise ClientFault(
+                "invalid_request", "Two x-tidegate-provider headers were sent.", param="x-tidegate-provider"
+            )
+        return str(named[0]) if named else None
 
     def _count(self, size: int) -> None:
         self.record.bytes_in += size
@@ -264,7 +272,10 @@ class Serving:
     def _explain(self, fault: Fault) -> None:
         """What the operator may know and the client may not: what the network said."""
         cause = fault.__cause__ if isinstance(fault, UpstreamFault) else None
-        said = f"{type(cause).__name__}: {cause}" if cause is not None else None
+        said = None if cause is None else type(cause).__name__
+        if isinstance(cause, OSError):
+            # The operating system's words. A parser's would quote the answer, and with it, maybe, a key.
+            said = f"{said}: {cause}"
         self._service.journal.warning(
             "fault", id=self.record.id, code=fault.code, message=fault.message, cause=said
         )

@@ -7,6 +7,7 @@ query or key can come near it; free text from elsewhere is redacted all the same
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -20,6 +21,8 @@ from config.secrets import redact
 from middlewares.faults import Outcome
 
 _LONGEST = 200
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What could steer a terminal on which the log is read."""
 
 
 @dataclass(slots=True)
@@ -117,7 +120,7 @@ class _Handler(logging.Handler):
 
 def _shown(value: Any) -> Any:
     if isinstance(value, str):
-        text = redact(value)
+        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", redact(value))
         return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
     if isinstance(value, float):
         return round(value, 3)

@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from middlewares.exchange import Reply
-from middlewares.faults import ClientFault, ClientGone, Fault, anthropic_error, openai_error
+from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect, EventTap
 from proxy.server import ClientConnection
 
@@ -99,6 +99,9 @@ class Downstream:
         lines = [(name, value) for name, value in headers]
         names = {name.lower() for name, _ in lines}
         self._head_only = self._request.method == "HEAD" or status in _BODILESS
+        if not self._request.content.is_eof():
+            # What is left of the request's body would be read as the next request.
+            self._keep = False
         if status == 204:
             lines = [line for line in lines if line[0].lower() != "content-length"]
         elif not self._head_only and "content-length" not in names:
@@ -224,8 +227,6 @@ class Downstream:
 def error_answer(down: Downstream, fault: Fault, dialect: Dialect, headers: Headers) -> None:
     """Write an error that was made here, in the shape that the endpoint's clients expect."""
     shape = anthropic_error(fault) if dialect == "messages" else openai_error(fault)
-    if isinstance(fault, ClientFault) and fault.status in (408, 413):
-        down.close_after()
     down.answer(
         fault.status,
         [("Content-Type", _JSON), *fault.headers, *headers],

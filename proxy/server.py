@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from config.schema import ClientTimeouts
 from middlewares.exchange import ReplyBody
@@ -150,12 +150,20 @@ class ClientConnection(RequestHandler):
         """Bytes of the client; a head that was begun has to end in time."""
         requests = self._request_count
         super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._break_body()
         if self._request_count != requests:
             self._head_is_here()
         elif data and self._current_request is None and not self._messages:
             self._head_begun = True
             if self._head_by is None:
                 self._expect_head()
+
+    def _break_body(self) -> None:
+        """What does not parse, while a body arrives, is that body: its reader would wait for ever."""
+        request = self._current_request
+        if request is not None and not request.content.is_eof() and request.content.exception() is None:
+            request.content.set_exception(web.RequestPayloadError("the framing is broken"))
 
     def _expect_head(self) -> None:
         self._head_by = self._loop.call_later(self._head_timeout, self._give_up_on_head)

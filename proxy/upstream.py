@@ -1,20 +1,20 @@
 """The only caller of a provider, and the only place where aiohttp's errors become faults.
 
-One `Client` a process, two sessions: one that pools connections, and one whose connections are
-always new, for the one replacement of a pooled connection that turned out to be dead. aiohttp's own
-silent retry is off: it would also repeat what failed on a new connection.
+Requests are made of aiohttp's parts (its connector, request and response) without its session: a
+session repeats requests silently, follows redirects, keeps cookies and adds headers, all of which a
+proxy has to switch off again.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import aiohttp
 from aiohttp import payload
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.client_reqrep import ClientRequest
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -23,54 +23,83 @@ from middlewares.commit import observed, ready
 from middlewares.envelope import Envelope
 from middlewares.exchange import Exchange, Reply, Sink, Unreadable, Upload
 from middlewares.faults import UpstreamFault
+from proxy.pool import Pool, ProviderConnection
 from proxy.wire import downward, upward_query
 
 _NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _INVENTED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_READ_BUFFER = 64 * 1024
+_MAX_HEAD_FIELD = 32 * 1024
 
 
 class Client:
-    """Connections to all providers; to be made in a running loop and closed there."""
+    """Connections to all providers; to be made in a running loop and closed there.
+
+    One pool keeps connections; the other's are always new, for uploads and for the one replacement of
+    a pooled connection that turned out to be dead.
+    """
 
     def __init__(self) -> None:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_connected)
-        trace.on_connection_reuseconn.append(_reused)
-        self._pooled = _session(trace, aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ttl_dns_cache=120))
-        self._fresh = _session(trace, aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=120))
+        self._kept = Pool(keep=True)
+        self._new = Pool(keep=False)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pooled.close()
-        await self._fresh.close()
+        await self._kept.close()
+        await self._new.close()
 
     async def call(self, exchange: Exchange, url: URL) -> aiohttp.ClientResponse:
         """Send the exchange; return at the answer's head. Raises UpstreamFault."""
         call = _Call(exchange)
-        # An upload cannot be sent twice, so it must not meet a connection that may have died.
-        session = self._pooled if call.repeatable else self._fresh
+        if isinstance(exchange.body, Upload):
+            # It cannot be sent twice, so it must not meet a connection that may have died.
+            try:
+                return await self._send(self._new, call, url)
+            except UpstreamFault:
+                if exchange.body.fault is not None:
+                    raise exchange.body.fault from None
+                raise
         try:
-            return await self._send(session, call, url)
+            return await self._send(self._kept, call, url)
         except UpstreamFault as fault:
-            if isinstance(exchange.body, Upload) and exchange.body.fault is not None:
-                raise exchange.body.fault from None
-            if not call.reused or not _before_any_byte(fault):
+            if fault.code != "upstream_reset" or not call.died_unnoticed:
                 raise
         # A pooled connection that died unnoticed: nothing was lost but the time to see it.
         exchange.watch.new_attempt()
-        return await self._send(self._fresh, call, url)
+        return await self._send(self._new, call, url)
 
-    async def _send(self, session: aiohttp.ClientSession, call: _Call, url: URL) -> aiohttp.ClientResponse:
-        exchange = call.exchange
-        with _as_faults(exchange.route):
-            return await session.request(
-                exchange.inbound.method,
-                url,
-                data=call.payload(),
-                headers=call.headers,
-                allow_redirects=False,
-                trace_request_ctx=call,
-            )
+    async def _send(self, pool: Pool, call: _Call, url: URL) -> aiohttp.ClientResponse:
+        request = ClientRequest(
+            call.exchange.inbound.method,
+            url,
+            headers=call.headers,
+            skip_auto_headers=_INVENTED,
+            data=call.payload(),
+            loop=asyncio.get_running_loop(),
+        )
+        with _as_faults(call.exchange.route):
+            connection = await pool.connect(request, traces=[], timeout=_NO_LIMIT)
+            try:
+                protocol = connection.protocol
+                assert isinstance(protocol, ProviderConnection)
+                protocol.set_response_params(
+                    skip_payload=request.method == "HEAD",
+                    read_until_eof=True,
+                    auto_decompress=False,
+                    read_bufsize=_READ_BUFFER,
+                    max_field_size=_MAX_HEAD_FIELD,
+                )
+                call.connected(protocol)
+                response = await request.send(connection)
+                try:
+                    await response.start(connection)
+                except BaseException:
+                    response.close()
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+        return response
 
 
 class Upstream:
@@ -89,7 +118,6 @@ class Upstream:
             response = await self._client.call(exchange, url)
         exchange.stack.callback(response.close)
         exchange.note_head()
-        _end_body_with_its_connection(response)
         _refuse_misplaced(exchange, response)
         reply = Reply(response.status, downward(response.headers), ResponseBody(response))
         return await ready(exchange, observed(exchange, reply))
@@ -129,12 +157,12 @@ class ResponseBody(Gate):
 class _Call:
     """What one call needs, made once for both of its possible sends."""
 
-    __slots__ = ("_data", "exchange", "headers", "reused")
+    __slots__ = ("_connection", "_data", "exchange", "headers")
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.reused = False
         self.headers: CIMultiDict[str] = exchange.headers.copy()
+        self._connection: ProviderConnection | None = None
         body = exchange.body
         self._data: bytes | Upload | None
         if isinstance(body, Envelope):
@@ -152,8 +180,10 @@ class _Call:
             self.headers["Accept-Encoding"] = "identity"
 
     @property
-    def repeatable(self) -> bool:
-        return not isinstance(self._data, Upload)
+    def died_unnoticed(self) -> bool:
+        """The connection came from the pool, and failed before a byte of the answer."""
+        connection = self._connection
+        return connection is not None and connection.reused and not connection.answered
 
     def payload(self) -> payload.Payload | None:
         """The body as aiohttp sends it; the clocks learn when its last byte is out."""
@@ -166,7 +196,8 @@ class _Call:
             return _UploadPayload(data.pieces, self)
         return _HeldPayload(data, self)
 
-    def connected(self) -> None:
+    def connected(self, connection: ProviderConnection) -> None:
+        self._connection = connection
         self.exchange.watch.stop("connect")
         if self._data is None:
             self.sent()
@@ -225,39 +256,6 @@ class _UploadPayload(payload.Payload):
         await self.write(writer)
 
 
-def _session(trace: aiohttp.TraceConfig, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-    session = aiohttp.ClientSession(
-        connector=connector,
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        skip_auto_headers=_INVENTED,
-        timeout=_NO_LIMIT,
-        read_bufsize=2**16,
-        max_field_size=32 * 1024,
-        trace_configs=[trace],
-    )
-    # There is no public switch (aiohttp#10790); aiohttp's own test client does the same.
-    session._retry_connection = False
-    return session
-
-
-async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _: Any) -> None:
-    context.trace_request_ctx.connected()
-
-
-async def _reused(_session: aiohttp.ClientSession, context: SimpleNamespace, _: Any) -> None:
-    context.trace_request_ctx.reused = True
-    context.trace_request_ctx.connected()
-
-
-def _before_any_byte(fault: UpstreamFault) -> bool:
-    """Whether the connection failed without a byte of an answer: aiohttp keeps a head that was begun."""
-    cause = fault.__cause__
-    begun = isinstance(cause, aiohttp.ServerDisconnectedError) and not isinstance(cause.message, str)
-    return fault.code == "upstream_reset" and not begun
-
-
 @contextmanager
 def _as_faults(route: str) -> Iterator[None]:
     """Map what aiohttp raises before the head of an answer."""
@@ -275,26 +273,12 @@ def _as_faults(route: str) -> Iterator[None]:
         ) from error
 
 
-def _end_body_with_its_connection(response: aiohttp.ClientResponse) -> None:
-    """Wake whoever reads the body when its framing breaks: aiohttp closes the connection and says nothing."""
-    if response.connection is None or response.connection.protocol is None:
-        return
-    content, closed = response.content, response.connection.protocol.closed
-
-    def wake(_: object) -> None:
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection ended before the answer"))
-
-    if closed is not None:
-        closed.add_done_callback(wake)
-
-
 def _refuse_misplaced(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
-    """Neither a switch of protocols nor a redirect of a body, and of the key, to another host."""
-    if response.status < 200:
+    """Neither what is no answer, nor framing we cannot read, nor a redirect of a body and of the key."""
+    coding = response.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    if not 200 <= response.status <= 599 or coding != "chunked":
         raise UpstreamFault(
-            "upstream_protocol",
-            f"The provider of {exchange.route!r} switched protocols without being asked.",
+            "upstream_protocol", f"The provider of {exchange.route!r} answered what is not HTTP."
         )
     if exchange.body is None or not 300 <= response.status < 400 or response.status == 304:
         return

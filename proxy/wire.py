@@ -37,8 +37,9 @@ _NEVER_DOWN = HOP_BY_HOP | {"set-cookie", "set-cookie2", "alt-svc", "strict-tran
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 _OURS = "x-tidegate-"
 _FORWARDED = "x-forwarded-"
-_KEY_PROTOCOL = re.compile(r"\s*openai-insecure-api-key\..*", re.IGNORECASE)
+_KEY_PROTOCOL = re.compile(r"[\s\"]*openai-insecure-api-key\..*", re.IGNORECASE)
 
+_SEPARATOR = re.compile(r"([&;])")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")  # as aiohttp reads it; it would send it on with gaps
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _UNTRUSTED = re.compile(r"[^\x21-\x7e]|[\\#]|//|%(?:2e|5c|00)", re.IGNORECASE)
@@ -90,10 +91,13 @@ def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDic
 
 def upward_query(query: str) -> str:
     """The query without `key=`, which some clients use for a credential; the rest byte for byte."""
-    if not query:
-        return query
-    kept = [pair for pair in query.split("&") if unquote(pair.partition("=")[0]) != "key"]
-    return "&".join(kept)
+    pieces = ["", *_SEPARATOR.split(query)]
+    kept = "".join(
+        separator + pair
+        for separator, pair in zip(pieces[::2], pieces[1::2], strict=True)
+        if unquote(pair.partition("=")[0]).lower() != "key"
+    )
+    return kept if kept[:1] == query[:1] else kept[1:]
 
 
 def downward(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
@@ -105,7 +109,7 @@ def downward(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     down: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lower = name.lower()
-        if lower in _NEVER_DOWN or lower.startswith(_OURS) or lower in named:
+        if lower in _NEVER_DOWN or lower.replace("_", "-").startswith(_OURS) or lower in named:
             continue
         if not _UNFIT.search(value):
             down.add(name, value)

@@ -1,0 +1,78 @@
+"""Connections to providers: aiohttp's, kept on a shorter lead.
+
+What aiohttp's own do not do: tell a reader whose answer's framing broke, take a reset for a reset when
+only the end of the connection delimits the answer, and drop a pooled connection on which bytes arrive
+that nobody asked for. Those would be the next client's answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+
+class ProviderConnection(ResponseHandler):
+    """One connection. `reused` and `answered` speak of the request that it carries now."""
+
+    reused = False
+    """It has carried another request before."""
+    answered = False
+    """A byte of the answer has come."""
+    _used = False
+    _resting = False
+
+    def set_response_params(self, **params: Any) -> None:
+        """Called when a request takes the connection."""
+        self.reused, self._used = self._used, True
+        self.answered = self._resting = False
+        super().set_response_params(**params)
+
+    def rest(self) -> None:
+        """The connection waits in the pool: from here on nothing may come but its end."""
+        self._resting = True
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the provider."""
+        if data:
+            if self._resting:
+                self.force_close()
+                self.abort()
+                return
+            self.answered = True
+        super().data_received(data)
+        if self._exception is not None:
+            self._break_body(self._exception)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The end; with `exc` it is no proper one, whatever the framing."""
+        if exc is not None:
+            self._break_body(exc)
+        super().connection_lost(exc)
+
+    def _break_body(self, cause: BaseException) -> None:
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the answer broke off"), cause)
+
+
+class Pool(aiohttp.TCPConnector):
+    """Dials, and keeps what can be used again.
+
+    `keep` False makes every connection a new one. There is no limit here: how many exchanges there
+    may be is decided before a connection is asked for.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        if keep:
+            super().__init__(limit=0, ttl_dns_cache=120, keepalive_timeout=30)
+        else:
+            super().__init__(limit=0, ttl_dns_cache=120, force_close=True)
+        self._factory: Any = functools.partial(ProviderConnection, loop=self._loop)
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        if isinstance(protocol, ProviderConnection):
+            protocol.rest()
