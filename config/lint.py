@@ -123,7 +123,9 @@ def _chains(site: Site) -> None:
     place: Place = ("middlewares",)
     _once(site, top, place)
     _at_the_top(site, top)
-    _in_order(site, top, place, Scene("", "", (), site.secrets))
+    # What stands at the top goes wherever a route goes.
+    for host in sorted({_host(site, name, route) for name, route in site.routes.items()}) or [""]:
+        _in_order(site, top, place, Scene("", host, (), site.secrets))
     above = tuple(use.name for use in top)
     for name, route in site.routes.items():
         place = ("routes", name, "middlewares")

@@ -71,13 +71,16 @@ class HeldBody(Gate):
 
     async def pump(self, sink: Sink) -> bool:
         """Hand over what was read, then the rest as it arrives."""
-        pieces, self._pieces = self._pieces, []
-        for piece in pieces:
-            sink(piece)
+        self.halted = False
+        while self._pieces:
+            sink(self._pieces.pop(0))
+            if self.halted:
+                return False
         return True if self._rest is None else await self._rest.pump(sink)
 
     def halt(self) -> None:
-        """Stop after the current piece of the rest."""
+        """Stop after the current piece."""
+        super().halt()
         if self._rest is not None:
             self._rest.halt()
 

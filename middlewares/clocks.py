@@ -66,7 +66,9 @@ class Watch:
         limit: float | None = getattr(self.clocks, clock)
         if limit is not None:
             due = self._due[clock] = self._timer.time() + limit
-            if self._handle is None or due < self._wakes_at:
+            if self._handle is None:
+                self._wake_when_due()
+            elif due < self._wakes_at:
                 self._sleep_until(due)
 
     def stop(self, *clocks: Clock) -> None:

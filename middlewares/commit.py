@@ -52,6 +52,8 @@ def _promoted(events: EventTap | None) -> Reply | None:
     if first is None or first.data is None:
         return None
     value = decode(first.data)
+    if not value:
+        return None  # an error in words only: there is no body to give it
     if value.get("type") == "response.failed":
         return None  # an answer of its own kind, whole, and not a refusal to answer
     error = value.get("error")
@@ -65,7 +67,17 @@ def _promoted(events: EventTap | None) -> Reply | None:
 class ObservedBody:
     """A reply's body with what was held of it in front, under its exchange's clocks."""
 
-    __slots__ = ("_answer", "_ended", "_events", "_exchange", "_held", "_inner", "_reply", "_size")
+    __slots__ = (
+        "_answer",
+        "_ended",
+        "_events",
+        "_exchange",
+        "_halted",
+        "_held",
+        "_inner",
+        "_reply",
+        "_size",
+    )
 
     def __init__(self, exchange: Exchange, reply: Reply) -> None:
         self._exchange = exchange
@@ -74,6 +86,7 @@ class ObservedBody:
         self._events = reply.events
         self._held: list[bytes] = []
         self._ended = False
+        self._halted = False
         self._size = 0
         self._answer: list[bytes] | None = [] if reply.seen is not None else None
         if self._events is not None:
@@ -95,9 +108,11 @@ class ObservedBody:
 
     async def pump(self, sink: Sink) -> bool:
         """What was held, then the rest as it arrives."""
-        held, self._held = self._held, []
-        for chunk in held:
-            sink(chunk)
+        self._halted = False
+        while self._held:
+            sink(self._held.pop(0))
+            if self._halted:
+                return False
         if self._ended:
             return True
 
@@ -109,6 +124,7 @@ class ObservedBody:
 
     def halt(self) -> None:
         """Stop after this piece."""
+        self._halted = True
         self._inner.halt()
 
     def pause(self) -> None:

@@ -21,6 +21,7 @@ _VALUE = msgspec.json.Decoder()
 _ENCODE = msgspec.json.Encoder()
 # Possessive, so that a key of megabytes costs no memory for ways back.
 _KEY = re.compile(rb'[\s,{]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*+:\s*+')
+_END = re.compile(rb"[\s{]*}\s*")
 _MOST_FIELDS = 1000
 """At the top level, where APIs have dozens: each costs time on the loop."""
 _SHOWN = re.compile(r"[A-Za-z0-9._:/@+-]{1,80}")
@@ -163,7 +164,8 @@ def _has_repeated_keys(raw: bytes, fields: dict[str, Raw]) -> bool:
             return True
         position = start + len(piece)
         seen += 1
-    return seen != len(fields)
+    # The end must be where the values said: a shorter number may be the front of a longer one.
+    return seen != len(fields) or _END.fullmatch(raw, position) is None
 
 
 def _shown(raw: bytes) -> str:

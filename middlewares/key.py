@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from config.catalog import Scene
 from config.problems import Finding, Invalid
@@ -76,7 +77,7 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Finding("error", "key-host", misfit)
 
 
-Options = Source | tuple[Source, ...]
+Options = Source | Annotated[tuple[Source, ...], Meta(min_length=1)]
 
 
 class Key:
@@ -90,12 +91,20 @@ class Key:
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Put the credential on, then pass on."""
         source, secret = self.next_key()
+        self._take_off(exchange)
         if source.pass_:
             exchange.headers.extend(exchange.credentials)
         elif secret is not None:
-            name, value = _carried(source.header, exchange.dialect, secret)
-            exchange.headers[name] = value
+            name = _header(source, exchange.dialect)
+            bearer = name.lower() == "authorization"
+            exchange.headers[name] = f"Bearer {secret.reveal()}" if bearer else secret.reveal()
         return await call_next(exchange)
+
+    def _take_off(self, exchange: Exchange) -> None:
+        """What an attempt before this one put on: it may have been another key in another header."""
+        mine = {_header(source, exchange.dialect) for source in self._sources}
+        for name in mine.union(exchange.credentials):
+            exchange.headers.popall(name, None)
 
     def available(self) -> bool:
         """Whether there is a key to send, without using up a turn."""
@@ -127,8 +136,7 @@ class Key:
         raise Refusal("key_missing", f"The route {self._deps.route!r} has no usable key: {first}.")
 
 
-def _carried(header: str, dialect: Dialect, secret: Secret) -> tuple[str, str]:
-    if header == "auto":
-        header = "x-api-key" if dialect == "messages" else "Authorization"
-    value = secret.reveal()
-    return header, f"Bearer {value}" if header.lower() == "authorization" else value
+def _header(source: Source, dialect: Dialect) -> str:
+    if source.header != "auto":
+        return source.header
+    return "x-api-key" if dialect == "messages" else "Authorization"

@@ -14,6 +14,7 @@ READ_AT_MOST = 16 * 1024 * 1024
 """Bytes of one event that are kept for reading; a larger one is relayed all the same."""
 
 _BOM = b"\xef\xbb\xbf"
+_NAMES = len(_BOM + b"data:")
 
 
 class Event(NamedTuple):
@@ -26,12 +27,25 @@ class Event(NamedTuple):
 class Scanner:
     """Feed it what passes; it returns the events that each piece completes."""
 
-    __slots__ = ("_data", "_held", "_line", "_name", "_open", "_oversize", "_skip_lf", "_started")
+    __slots__ = (
+        "_cut",
+        "_data",
+        "_held",
+        "_line",
+        "_line_size",
+        "_name",
+        "_open",
+        "_oversize",
+        "_skip_lf",
+        "_started",
+    )
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
         self._data: list[bytes] = []
         self._name = b""
+        self._line_size = 0
+        self._cut = False
         self._held = 0
         self._open = False
         self._oversize = False
@@ -58,20 +72,21 @@ class Scanner:
             if self._line:
                 self._keep(body)
                 body = b"".join(self._line)
-                self._line.clear()
-                self._held -= len(body)
             self._end_line(body, events)
+            self._line.clear()
+            self._line_size = 0
+            self._cut = False
         self._skip_lf = chunk[-1:] == b"\r" or (self._skip_lf and not chunk)
         return events
 
     def _keep(self, piece: bytes) -> None:
-        self._held += len(piece)
-        if self._held > READ_AT_MOST:
-            self._oversize = True
-            self._data.clear()
-            piece = (b"".join(self._line) + piece)[:16]
-            self._line.clear()
-        self._line.append(piece)
+        """Keep a piece of a line that is not whole yet; of one too long only what names its field."""
+        self._line_size += len(piece)
+        if self._line_size <= READ_AT_MOST + _NAMES:
+            self._line.append(piece)
+        elif not self._cut:
+            self._cut = True
+            self._line = [(b"".join(self._line) + piece)[:_NAMES]]
 
     def _end_line(self, line: bytes, events: list[Event]) -> None:
         if not self._started:
@@ -87,7 +102,7 @@ class Scanner:
         if field == b"data":
             self._data.append(value.removeprefix(b" "))
             self._held += len(value)
-            if self._held > READ_AT_MOST:
+            if self._cut or self._held > READ_AT_MOST:
                 self._oversize = True
                 self._data = [b""]
         elif field == b"event":

@@ -67,7 +67,6 @@ async def test_a_held_body_hands_on_to_its_rest_what_it_is_told():
     assert rest.calls == ["pause", "resume"] and rest.closed
 
 
-@pytest.mark.xfail(reason="halting is forgotten while what was held is handed over")
 @pytest.mark.parametrize("rest", [None, FakeBody(b"c")])
 async def test_a_held_body_can_be_halted_at_a_piece_that_was_held(rest):
     body = HeldBody([b"a", b"b"], rest)

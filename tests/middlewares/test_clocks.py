@@ -241,7 +241,6 @@ async def test_idle_is_postponed_while_the_client_takes_bytes():
     assert moved == []
 
 
-@pytest.mark.xfail(reason="an idle that is postponed puts off the deadlines before it")
 async def test_only_idle_asks_whether_the_client_took_bytes():
     timer = FakeTimer()
     watch = Watch(Clocks(connect=None, idle=4.0, total=5.0), timer)
@@ -255,7 +254,6 @@ async def test_only_idle_asks_whether_the_client_took_bytes():
     assert await one.ended_by() == "total"
 
 
-@pytest.mark.xfail(reason="an idle that is postponed puts off the deadlines before it")
 async def test_two_clocks_that_are_late_at_once_fire_the_one_that_is_left_when_idle_is_postponed():
     timer = FakeTimer()
     watch = Watch(Clocks(connect=None, idle=4.0, total=5.0), timer)

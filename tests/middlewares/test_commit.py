@@ -459,7 +459,6 @@ async def test_a_halted_body_goes_on_where_it_stopped(kind):
     assert pieces == [TEXT, TEXT, STOP, DONE]
 
 
-@pytest.mark.xfail(reason="halting is forgotten while what was held is handed over")
 async def test_a_body_can_be_halted_at_a_piece_that_was_held():
     reply = await readied(b": ping\n\n", TEXT, DONE)
     pieces: list[bytes] = []

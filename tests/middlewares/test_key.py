@@ -202,7 +202,6 @@ async def test_with_pass_the_client_s_own_credentials_go_up(credentials):
     assert list(exchange.headers.items()) == [("Accept", "*/*"), *credentials]
 
 
-@pytest.mark.xfail(reason="a second attempt adds to what the first one put on")
 @pytest.mark.parametrize(
     "options",
     [{"pass": True}, [{"env": "A"}, {"pass": True}], [{"env": "A"}, {"env": "B", "header": "x-api-key"}]],
@@ -244,9 +243,6 @@ def test_options_are_one_source_or_a_list_of_them():
         msgspec.convert({"evn": "A"}, Options)
 
 
-@pytest.mark.xfail(
-    reason="an empty list is taken, and refuses every request with 'None'", raises=pytest.fail.Exception
-)
 def test_an_empty_list_of_sources_is_an_error():
     with pytest.raises(ValueError):
         msgspec.convert([], Options)

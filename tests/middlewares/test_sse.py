@@ -250,7 +250,6 @@ def test_near_the_limit_too_any_chunking_gives_the_same_events(small, stream, ex
     assert_chunking_tells_nothing(stream, expected)
 
 
-@pytest.mark.xfail(reason="a long line that is no data makes an event too large if it comes in pieces")
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
