@@ -260,8 +260,8 @@ async def test_a_body_that_stops_arriving_is_408(tmp_path: Path) -> None:
 
 
 async def test_the_top_levels_total_runs_while_the_body_arrives(tmp_path: Path) -> None:
-    rest = {"middlewares": [{"timeout": {"total": "400ms"}}]}
-    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream, **rest) as gate:
+    top = [{"timeout": {"total": "400ms"}}]
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream, middlewares=top) as gate:
         async with RawClient(gate.port) as client:
             await client.send(post(CHAT, BODY)[:-3])
             async with asyncio.timeout(3):
@@ -328,3 +328,162 @@ async def test_a_large_last_event_of_responses_is_not_taken_for_a_cut(tmp_path: 
 
     assert len(body) > 18_000_000
     assert (entry["outcome"], entry["error"]) == ("ok", None)
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_the_next_clients(tmp_path: Path) -> None:
+    async def twice(_seen: Seen, wire: Wire) -> None:
+        await wire.json(200, {"first": True})
+        await asked_again.wait()
+        await wire.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n" + b'{"stale": "yes"}')
+        await wire.client_gone()
+
+    asked_again = asyncio.Event()
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream) as gate:
+        upstream.script(twice, chat("mine"))
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY))
+            await client.read_head()
+            await client.read_body()
+            asked_again.set()
+            await upstream.wait_open(0)
+            await client.send(post(CHAT, BODY))
+            await client.read_head()
+            body = await client.read_body()
+
+    assert b"mine" in body and b"stale" not in body
+
+
+async def test_a_stream_with_a_length_that_is_cut_is_not_complete_by_its_length(tmp_path: Path) -> None:
+    data = token("a")
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(data)}\r\n\r\n"
+        await wire.raw(head.encode() + data)
+
+    async with ScriptedUpstream(behave) as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY | {"stream": True}))
+            _, headers = await client.read_head()
+            with pytest.raises(EOFError):
+                await client.read_body()
+
+    assert header(headers, "content-length") is None
+
+
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_a_reset_is_not_the_end_of_an_answer_that_ends_with_its_connection(
+    tmp_path: Path, version: str
+) -> None:
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.raw(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"a":')
+        await received.wait()
+        wire.reset()
+
+    received = asyncio.Event()
+    body = json.dumps(BODY).encode()
+    async with ScriptedUpstream(behave) as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            head = f"POST {CHAT} HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            await client.send(head.encode() + body)
+            _, headers = await client.read_head()
+            received.set()
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await client.read_body()
+        entry = await gate.log_entry(headers)
+
+    assert (entry["outcome"], entry["error"]) == ("cut", "upstream_cut")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 canary-of-the-upstream OK\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nX-A\x00: canary-of-the-upstream\r\nContent-Length: 2\r\n\r\nhi",
+    ],
+)
+async def test_what_a_provider_writes_in_place_of_http_is_not_logged(tmp_path: Path, head: bytes) -> None:
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.raw(head)
+        await wire.client_gone()
+
+    async with ScriptedUpstream(behave) as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY))
+            status, _ = await client.read_head()
+        await gate.wait_event("fault")
+
+    assert status == 502
+    assert "canary" not in "\n".join(gate.stdout + gate.stderr)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 999 X\r\nContent-Length: 2\r\n\r\nhi",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_is_no_http_we_know_is_refused(tmp_path: Path, head: bytes) -> None:
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.raw(head)
+
+    async with ScriptedUpstream(behave) as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY))
+            status, headers = await client.read_head()
+
+    assert (status, header(headers, "x-tidegate-error")) == (502, "upstream_protocol")
+
+
+async def test_a_header_that_is_not_utf_8_is_refused_and_told(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY, {"X-Name": "caf\xe9"}))
+            status, headers = await client.read_head()
+            text = await client.read_body()
+
+    assert (status, header(headers, "x-tidegate-error")) == (400, "invalid_request")
+    assert json.loads(text)["error"]["param"] == "X-Name"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/up/v1/files"])
+async def test_broken_chunks_in_a_later_packet_are_told_at_once(tmp_path: Path, path: str) -> None:
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            kind = "Content-Type: " + ("application/json" if path == CHAT else "audio/wav")
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.send(head.encode() + b"5\r\nhello\r\n")
+            await asyncio.sleep(0.2)
+            await client.send(b"ZZ\r\n0\r\n\r\n")
+            async with asyncio.timeout(2):
+                status, headers = await client.read_head()
+
+    assert (status, header(headers, "x-tidegate-error")) == (400, "invalid_request")
+
+
+async def test_a_refusal_before_the_body_closes_the_connection(tmp_path: Path) -> None:
+    """The next request would be read as the body that the client need not send any more."""
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(
+                b"POST /zzz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 60\r\n\r\n"
+            )
+            status, headers = await client.read_head()
+
+    assert (status, header(headers, "connection")) == (404, "close")
+
+
+async def test_a_compressed_body_of_one_huge_key_costs_no_more_than_its_size(tmp_path: Path) -> None:
+    packed = gzip.compress(b'{"' + b"k" * 12_000_000 + b'": 1, "model": "up/x"}', 9)
+    async with ScriptedUpstream(answer(200, {})) as upstream, gate_to(tmp_path, upstream) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, packed, {"Content-Encoding": "gzip"}))
+            status, _ = await client.read_head()
+        peak = next(
+            int(line.split()[1]) // 1024
+            for line in Path(f"/proc/{gate.process.pid}/status").read_text().splitlines()
+            if line.startswith("VmHWM")
+        )
+
+    assert status == 200
+    assert peak < 250, f"{peak} MiB"

@@ -40,10 +40,14 @@ def event(text: str, finish: str | None = None) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
 
 
+def sdk(gate: Tidegate) -> Any:
+    return AsyncOpenAI(base_url=gate.base_url + "/v1", api_key="unused")
+
+
 async def test_the_openai_sdk_talks_to_the_demo(tmp_path: Path) -> None:
     async with Tidegate(table(tmp_path)) as gate:
-        async with AsyncOpenAI(base_url=gate.base_url + "/v1", api_key="unused") as client:
-            plain = await client.chat.completions.create(model="demo/echo", messages=SAY)  # type: ignore[call-overload]
+        async with sdk(gate) as client:
+            plain = await client.chat.completions.create(model="demo/echo", messages=SAY)
             stream = await client.chat.completions.create(
                 model="demo/echo",
                 messages=[{"role": "user", "content": "one two three"}],
@@ -68,15 +72,15 @@ async def test_the_reasoner_spends_its_budget_on_reasoning_first(
     tmp_path: Path, budget: int, content: str, finish: str
 ) -> None:
     async with Tidegate(table(tmp_path)) as gate:
-        async with AsyncOpenAI(base_url=gate.base_url + "/v1", api_key="unused") as client:
+        async with sdk(gate) as client:
             plain = await client.chat.completions.create(
                 model="demo/reasoner",
-                messages=SAY,  # type: ignore[arg-type]
+                messages=SAY,
                 max_tokens=budget,
             )
             stream = await client.chat.completions.create(
                 model="demo/reasoner",
-                messages=SAY,  # type: ignore[arg-type]
+                messages=SAY,
                 max_tokens=budget,
                 stream=True,
             )
@@ -112,6 +116,7 @@ async def test_a_stream_comes_out_byte_for_byte_for_any_chunking(tmp_path: Path)
             start += size
         await wire.finish()
 
+    headers: list[tuple[str, str]] = []
     async with ScriptedUpstream(behave) as upstream, Tidegate(table(tmp_path, upstream)) as gate:
         for _ in range(30):
             async with RawClient(gate.port) as client:

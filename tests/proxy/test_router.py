@@ -112,7 +112,7 @@ def tables(draw: st.DrawFn) -> Table:
 
     The private route's own claims break the rules of loading on purpose: routing must not rely on them.
     """
-    routes = {
+    routes: dict[str, dict[str, Any]] = {
         "kimi": {"explicit_only": True, "serves": tuple(draw(st.lists(NAMES, max_size=3)))},
         **{name: {"serves": tuple(draw(st.lists(NAMES, max_size=3)))} for name in ("a", "b", "c")},
     }
