@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path):
     assert message(tmp_path / "latin.yaml") == "the file is not UTF-8 text, from line 2 on: save it as UTF-8"
     (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     assert message(tmp_path / "large.yaml") == "the file cannot be read: it is larger than 1 MiB"
-    assert message(Path("nul\0byte")) == "the file cannot be read: embedded null byte"
+    assert "embedded null" in message(Path("nul\0byte"))
 
 
 def test_a_byte_order_mark_is_no_matter(tmp_path):

@@ -210,7 +210,7 @@ def test_only_a_regular_file_is_a_key_file(tmp_path):
     os.mkfifo(tmp_path / "fifo", 0o600)
     assert message({}, tmp_path, file="fifo") == f"{tmp_path}/fifo cannot be read: it is not a regular file"
     assert message({}, tmp_path, file=".") == f"{tmp_path} cannot be read: it is not a regular file"
-    assert message({}, tmp_path, file="a\0b").endswith("cannot be read: embedded null byte")
+    assert "embedded null" in message({}, tmp_path, file="a\0b")
     write(tmp_path / "key", KEY)
     assert message({}, tmp_path, file="key/below") == f"{tmp_path}/key/below cannot be read: Not a directory"
 
