@@ -60,11 +60,11 @@ class FixedBody(Gate):
 
 
 class HeldBody(Gate):
-    """What was read of a body already, and the rest of it if there is one."""
+    """What was read of a body already, and the rest of it."""
 
     __slots__ = ("_pieces", "_rest")
 
-    def __init__(self, pieces: list[bytes], rest: ReplyBody | None) -> None:
+    def __init__(self, pieces: list[bytes], rest: ReplyBody) -> None:
         super().__init__()
         self._pieces = pieces
         self._rest = rest
@@ -76,28 +76,24 @@ class HeldBody(Gate):
             sink(self._pieces.pop(0))
             if self.halted:
                 return False
-        return True if self._rest is None else await self._rest.pump(sink)
+        return await self._rest.pump(sink)
 
     def halt(self) -> None:
         """Stop after the current piece."""
         super().halt()
-        if self._rest is not None:
-            self._rest.halt()
+        self._rest.halt()
 
     def pause(self) -> None:
         """Stop asking the rest for more."""
-        if self._rest is not None:
-            self._rest.pause()
+        self._rest.pause()
 
     def resume(self) -> None:
         """Go on."""
-        if self._rest is not None:
-            self._rest.resume()
+        self._rest.resume()
 
     def close(self) -> None:
         """Let go of the rest."""
-        if self._rest is not None:
-            self._rest.close()
+        self._rest.close()
 
 
 class PiecesBody(Gate):

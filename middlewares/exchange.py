@@ -100,13 +100,11 @@ class Reply:
     """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
-    `origin` is the run of a route's chain that it came from.
     """
 
     status: int
     headers: CIMultiDict[str]
     body: ReplyBody
-    origin: Exchange | None = None
     events: EventTap | None = None
     seen: Observation | None = None
     taps: list[Tap] = field(default_factory=list)
@@ -124,7 +122,8 @@ class Rung:
 class Exchange:
     """One run of a chain: of the top level's, around the ladder, or of one route's.
 
-    At the top level `rungs` are what the router chose, and `runs` the routes' exchanges so far.
+    At the top level `rungs` are what the router chose, `runs` the routes' exchanges so far, and `told`
+    the one of them that the answer is about.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
     so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
@@ -142,6 +141,7 @@ class Exchange:
     stack: AsyncExitStack
     rungs: tuple[Rung, ...] = ()
     runs: list[Exchange] = field(default_factory=list)
+    told: Exchange | None = None
     encoded: bytes | None = None
     attempts: int = 0
     head_at: float | None = None

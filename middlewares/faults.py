@@ -13,10 +13,7 @@ where foreign exceptions become faults.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from middlewares.exchange import Exchange
+from typing import Literal
 
 Outcome = Literal["ok", "upstream_error", "proxy_error", "client_gone", "timeout", "cut"]
 """How an exchange ended, as the log tells it."""
@@ -61,8 +58,6 @@ class Fault(Exception):
     """
 
     outcome: Outcome = "proxy_error"
-    origin: Exchange | None = None
-    """The run of a route's chain in which it happened."""
 
     def __init__(
         self, code: str, message: str, *, param: str | None = None, retry_after: int | None = None

@@ -116,7 +116,6 @@ class Serving:
         self._task: asyncio.Task[object] | None = None
         self._cut = False
         self._exchange: Exchange | None = None
-        self._origin: Exchange | None = None
         self._path = ""
         self._reply: Reply | None = None
         self.record = Record(
@@ -190,8 +189,8 @@ class Serving:
         exchange.rungs = self._choose(target, provider, body).rungs
         self.record.stream = exchange.streaming
         self._reply = reply = await self._table.chain(exchange)
-        self._origin = reply.origin
-        await self._down.relay(reply, self._reply_headers(reply))
+        run = exchange.told or exchange
+        await self._down.relay(reply, self._reply_headers(reply), run.watch)
 
     def _provider(self) -> str | None:
         named = self._request.headers.getall("x-tidegate-provider", ())
@@ -240,9 +239,9 @@ class Serving:
 
     def _our_headers(self) -> list[tuple[str, str]]:
         lines = [("x-tidegate-id", self.record.id)]
-        if self._origin is not None:
-            lines.append(("x-tidegate-route", self._origin.route))
-            if changes := _told(self._origin.changes):
+        if (run := self._told_run()) is not None:
+            lines.append(("x-tidegate-route", run.route))
+            if changes := _told(run.changes):
                 lines.append(("x-tidegate-changed", changes))
         lines.append(("x-tidegate-attempts", str(self._attempts())))
         return lines
@@ -253,7 +252,6 @@ class Serving:
 
     def _end_with(self, fault: Fault) -> None:
         """Tell the client, in the way that is still open."""
-        self._origin = fault.origin or self._origin or self._first_run()
         self._note(fault.outcome, fault.status, fault.code)
         if not isinstance(fault, ClientFault):
             self._explain(fault)
@@ -265,9 +263,8 @@ class Serving:
         except ClientGone:
             self._note("client_gone", 499, "client_gone")
 
-    def _first_run(self) -> Exchange | None:
-        """Where a clock of the top level, or the end of draining, found the exchange."""
-        return self._exchange.runs[-1] if self._exchange is not None and self._exchange.runs else None
+    def _told_run(self) -> Exchange | None:
+        return self._exchange.told if self._exchange is not None else None
 
     def _explain(self, fault: Fault) -> None:
         """What the operator may know and the client may not: what the network said."""
@@ -292,7 +289,7 @@ class Serving:
         record.duration_ms = (perf_counter() - began) * 1000
         record.bytes_out = self._down.bytes_out
         record.attempts = self._attempts()
-        if (run := self._origin or self._first_run()) is not None:
+        if (run := self._told_run()) is not None:
             record.route = run.route
             record.upstream_model = _model(run)
             record.ttfb_ms = (run.head_at - began) * 1000 if run.head_at is not None else None

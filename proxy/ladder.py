@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from middlewares.bodies import HeldBody
+from middlewares.bodies import FixedBody, HeldBody
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.exchange import Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
@@ -45,19 +45,24 @@ class Ladder:
     async def __call__(self, exchange: Exchange) -> Reply:
         """The reply to send, already worth committing. Raises the first rung's Fault if all fail.
 
-        Each run is appended to `exchange.runs` before it begins.
+        Each run is appended to `exchange.runs` before it begins; `exchange.told` is the last of them,
+        or the first if none was better.
         """
         if len(exchange.rungs) == 1:
             return await self._run(exchange, exchange.rungs[0])
         first: Reply | Fault | None = None
         for rung in exchange.rungs:
             outcome = await self._try(exchange, rung)
-            if not isinstance(outcome, Reply):
-                first = first or outcome
-            elif outcome.status < 400 or not (failed := await _read_failure(outcome)):
-                return outcome
-            else:
-                first = first or failed
+            if isinstance(outcome, Reply):
+                failed = await _read_failure(outcome) if outcome.status >= 400 else None
+                if failed is None:
+                    return outcome
+                outcome = failed
+            if not isinstance(outcome, Reply) or isinstance(outcome.body, FixedBody):
+                # Whatever the rung holds, connections and slots, is free before the next one begins.
+                await exchange.runs[-1].stack.aclose()
+            first = first or outcome
+        exchange.told = exchange.runs[0]
         if isinstance(first, Reply):
             return first
         assert first is not None
@@ -81,22 +86,15 @@ class Ladder:
         if rung.model is not None:
             run.rename_model(rung.model)
         exchange.runs.append(run)
-        watch.start("total")
-        try:
-            async with watch.guard():
-                reply = await route.chain(run)
-        except BaseException as error:
-            if isinstance(error, Fault):
-                error.origin = run
-            await stack.aclose()
-            raise
+        exchange.told = run
         exchange.stack.push_async_callback(stack.aclose)
-        reply.origin = run
-        return reply
+        watch.start("total")
+        async with watch.guard():
+            return await route.chain(run)
 
 
 async def _read_failure(reply: Reply) -> Reply | Fault | None:
-    """An error answer read and let go of, if another rung may do better; None if it is to be sent."""
+    """What is to be remembered of an error answer if another rung may do better; None: send it."""
     pieces: list[bytes] = []
     size = 0
 
@@ -110,15 +108,10 @@ async def _read_failure(reply: Reply) -> Reply | Fault | None:
     try:
         ended = await reply.body.pump(hold)
     except Fault as fault:
-        fault.origin = reply.origin
-        await _let_go(reply)
         return fault
-    reply.body = HeldBody(pieces, None if ended else reply.body)
-    if not _moves_on(reply.status, b"".join(pieces)):
-        return None
-    if ended:
-        await _let_go(reply)
-    return reply
+    body = b"".join(pieces)
+    reply.body = FixedBody(body) if ended else HeldBody(pieces, reply.body)
+    return reply if _moves_on(reply.status, body) else None
 
 
 def _moves_on(status: int, body: bytes) -> bool:
@@ -126,9 +119,3 @@ def _moves_on(status: int, body: bytes) -> bool:
         return True
     error = decode(body).get("error")
     return isinstance(error, dict) and error.get("code") in _MOVES_ON_CODES
-
-
-async def _let_go(reply: Reply) -> None:
-    """Whatever the rung holds, connections and slots, is free before the next one begins."""
-    if reply.origin is not None:
-        await reply.origin.stack.aclose()

@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from middlewares.clocks import Watch
 from middlewares.exchange import Reply
 from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect, EventTap
@@ -174,8 +175,8 @@ class Downstream:
             raise ClientGone
         transport.write(data)
 
-    async def relay(self, reply: Reply, headers: Headers) -> None:
-        """Send `reply` as it arrives. Raises the Fault that its body ends with, if it does."""
+    async def relay(self, reply: Reply, headers: Headers, watch: Watch) -> None:
+        """Send `reply` as it arrives, under its run's clocks. Raises the Fault that its body ends with."""
         body = reply.body
         self._events = reply.events
 
@@ -188,9 +189,7 @@ class Downstream:
                 tap.feed(piece)
 
         self._connection.source = body
-        watch = reply.origin.watch if reply.origin is not None else None
-        if watch is not None:
-            watch.moved = self._connection.took_bytes
+        watch.moved = self._connection.took_bytes
         try:
             await body.pump(send)
             if not self.started:
@@ -198,11 +197,10 @@ class Downstream:
             self.end()
         finally:
             self._connection.source = None
-        if watch is not None:
-            watch.start("idle")
-            async with watch.guard():
-                await self._connection.emptied()
-            watch.stop("idle")
+        watch.start("idle")
+        async with watch.guard():
+            await self._connection.emptied()
+        watch.stop("idle")
 
     def fail(self, fault: Fault) -> None:
         """After the head: tell the fault where that can be done, and break off.
