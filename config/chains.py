@@ -7,17 +7,28 @@ rules about names and order can judge the rest. Such a chain never leaves the lo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from msgspec import inspect
 
+from config.catalog import Catalog
 from config.document import Mapping, Node, Scalar, Sequence
-from config.report import Place
+from config.report import Place, Report
 from config.schema import MiddlewareUse
 from config.suggestions import hint
 
-if TYPE_CHECKING:
-    from config.decoding import Reader
+
+class Reader(Protocol):
+    """What reads the options inside a chain, and is itself what came upon the chain."""
+
+    report: Report
+    catalog: Catalog
+
+    def read(self, node: Node, wanted: inspect.Type, place: Place) -> Any: ...
+
+    def wrong(self, node: Node, expected: str, place: Place) -> Any: ...
+
+    def fail(self, place: Place, code: str, message: str) -> Any: ...
 
 
 def read_chain(reader: Reader, node: Node, place: Place) -> Any:
