@@ -106,6 +106,41 @@ async def test_a_bad_body_is_told_exactly(
     assert await still_serves(scene)
 
 
+async def test_on_messages_an_error_has_anthropics_shape(scene: Scene) -> None:
+    status, headers, text = await exchange(scene.gate, post("/v1/messages", {"model": "nowhere/x"}))
+    said = json.loads(text)
+
+    assert (status, header(headers, "x-tidegate-error")) == (404, "model_not_found")
+    assert (said["type"], said["error"]["type"]) == ("error", "not_found_error")
+    assert "nowhere/x" in said["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "opening"),
+    [
+        ("/v1/messages", {"type": "message_start", "message": {"usage": {"input_tokens": 3}}}),
+        ("/v1/responses", {"type": "response.created", "response": {}}),
+    ],
+)
+async def test_on_messages_and_responses_a_cut_is_an_error_event_of_their_own(
+    scene: Scene, path: str, opening: dict[str, Any]
+) -> None:
+    scene.upstream.behaviour = stream(opening, done=False)
+    async with RawClient(scene.gate.port) as client:
+        await client.send(post(path, {"model": "up/x", "stream": True}))
+        await client.read_head()
+        received = b""
+        with pytest.raises((EOFError, ConnectionResetError)):
+            async for _, piece in client.read_chunks():
+                received += piece
+    name, data = received.removesuffix(b"\n\n").rpartition(b"\n\n")[2].split(b"\n")
+    told = json.loads(data.removeprefix(b"data: "))
+
+    assert name == b"event: error"
+    assert told["type"] == "error"
+    assert "upstream_cut" in (told.get("code"), told["error"].get("code"))
+
+
 async def test_a_near_miss_names_what_may_have_been_meant(scene: Scene) -> None:
     _, _, text = await exchange(scene.gate, post(CHAT, {"model": "demoo/echo"}))
 

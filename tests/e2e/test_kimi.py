@@ -164,6 +164,41 @@ async def test_the_key_comes_from_the_environment_first_and_from_a_private_file_
     assert sent == ["Bearer sk-kimi-from-the-file", "Bearer sk-kimi-from-the-environment"]
 
 
+async def test_a_systemd_credential_comes_before_the_file_and_an_empty_one_does_not_count(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "kimi.env"
+    file.write_text("KIMI_API_KEY=sk-kimi-from-the-file\n")
+    file.chmod(0o600)
+    credential = tmp_path / "kimi"
+    env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    async with simulated(kimi()) as upstream:
+        table = shipped_table(tmp_path, upstream, **{"/etc/tidegate/kimi.env": str(file)})
+        for content in ("sk-kimi-from-systemd\n", ""):
+            credential.write_text(content)
+            async with Tidegate(table, env=env) as gate:
+                await post(gate, ask(provider="kimi"))
+
+    sent = [seen.header("authorization") for seen in upstream.seen]
+    assert sent == ["Bearer sk-kimi-from-systemd", "Bearer sk-kimi-from-the-file"]
+
+
+async def test_a_key_file_that_changes_is_read_again_while_serving(tmp_path: Path) -> None:
+    file = tmp_path / "kimi.env"
+    async with simulated(kimi(key="sk-kimi-second")) as upstream:
+        table = shipped_table(tmp_path, upstream, **{"/etc/tidegate/kimi.env": str(file)})
+        async with Tidegate(table) as gate:
+            answers = [(await post(gate, ask(provider="kimi")))[0]]
+            for key in ("sk-kimi-first", "sk-kimi-second"):
+                fresh = tmp_path / "fresh"
+                fresh.write_text(key)
+                fresh.chmod(0o600)
+                fresh.rename(file)
+                answers.append((await post(gate, ask(provider="kimi")))[0])
+
+    assert answers == [503, 401, 200]
+
+
 async def test_a_file_that_others_may_read_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "kimi.env"
     file.write_text("KIMI_API_KEY=sk-kimi-from-the-file\n")
