@@ -13,6 +13,8 @@ class Gate:
 
     __slots__ = ("_opened", "halted")
 
+    between_events = False
+
     def __init__(self) -> None:
         self.halted = False
         self._opened: asyncio.Event | None = None

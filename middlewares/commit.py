@@ -92,6 +92,11 @@ class ObservedBody:
         if self._events is not None:
             reply.seen = self._events.seen
 
+    @property
+    def between_events(self) -> bool:
+        """Only of what was observed, and of all of it."""
+        return self._events is not None and self._events.between_events and not self._held
+
     async def hold(self) -> None:
         """Keep what arrives until the answer may be committed."""
         size = 0

@@ -75,6 +75,11 @@ class Tap(Protocol):
 class ReplyBody(Protocol):
     """A body that pushes."""
 
+    @property
+    def between_events(self) -> bool:
+        """Whether what was handed on ends with an event of a stream, so that another may follow it."""
+        ...
+
     async def pump(self, sink: Sink, /) -> bool:
         """Call `sink` for each piece as it arrives: True at the end, False after `halt()`.
 
@@ -127,8 +132,8 @@ class Exchange:
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
     so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
-    `head_at` and `content_at` are times of `time.perf_counter`, for the log: the event loop's clock is
-    too coarse for it.
+    `counts_usage` has the answer's tokens logged. `head_at` and `content_at` are times of
+    `time.perf_counter`, for the log: the event loop's clock is too coarse for it.
     """
 
     inbound: Inbound
@@ -142,6 +147,7 @@ class Exchange:
     rungs: tuple[Rung, ...] = ()
     runs: list[Exchange] = field(default_factory=list)
     told: Exchange | None = None
+    counts_usage: bool = False
     encoded: bytes | None = None
     attempts: int = 0
     head_at: float | None = None

@@ -9,7 +9,7 @@ https://docs.anthropic.com/en/docs/build-with-claude/streaming.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -27,6 +27,8 @@ _REASONING = ("reasoning_content", "reasoning", "reasoning_details")
 _VISIBLE = ("content", "tool_calls", "function_call", "refusal", "audio", "images")
 _RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed")
 _ENDS = ("message_stop", *_RESPONSE_ENDS)
+_SPENT = ("completion_tokens_details", "output_tokens_details")
+_READ = ("prompt_tokens_details", "input_tokens_details")
 _OUT_OF_BUDGET = ("length", "max_tokens", "max_output_tokens")
 _DECODE = msgspec.json.Decoder()
 
@@ -53,11 +55,29 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _first(value: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((value[name] for name in names if value.get(name) is not None), None)
+
+
+def _number(value: dict[str, Any], *names: str) -> int | None:
+    found = _first(value, names)
+    return found if type(found) is int else None
+
+
 def _is_shown(block: dict[str, Any]) -> bool:
     """Whether a block of an Anthropic answer says anything to the user."""
     if block.get("type") == "text":
         return bool(block.get("text"))
     return block.get("type") not in ("thinking", "redacted_thinking")
+
+
+class Tokens(NamedTuple):
+    """What an answer cost, as far as it says so."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    reasoning: int | None = None
+    cached: int | None = None
 
 
 class Observation:
@@ -98,6 +118,18 @@ class Observation:
     def empty_answer(self) -> bool:
         """The budget was spent before anything visible was said."""
         return self.finish in _OUT_OF_BUDGET and not self.visible
+
+    @property
+    def tokens(self) -> Tokens:
+        """The usage under one set of names; the APIs have two."""
+        usage = self.usage
+        spent, read = _object(_first(usage, _SPENT)), _object(_first(usage, _READ))
+        return Tokens(
+            prompt=_number(usage, "prompt_tokens", "input_tokens"),
+            completion=_number(usage, "completion_tokens", "output_tokens"),
+            reasoning=_number(spent, "reasoning_tokens"),
+            cached=_number(read, "cached_tokens") or _number(usage, "cache_read_input_tokens"),
+        )
 
     def read_event(self, event: Event) -> None:
         """Take in one event of a stream."""

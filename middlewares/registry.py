@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from config.catalog import Catalog, Entry
-from middlewares import headers, key, prefix_rewrite, timeout, token_floor
+from middlewares import headers, key, prefix_rewrite, timeout, token_floor, usage
 from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
@@ -23,7 +23,6 @@ PLANNED = frozenset(
         "rate_limit",
         "retry",
         "stream",
-        "usage",
     }
 )
 """In the contract, and not in this version: naming one is an error, never ignored."""
@@ -65,6 +64,10 @@ BUILT_IN: dict[str, Registered] = {
             summary="limits of the five clocks",
         ),
         timeout.Timeout,
+    ),
+    "usage": Registered(
+        Entry(usage.Options, summary="tokens in the log; asks streams for them"),
+        usage.Usage,
     ),
 }
 

@@ -257,7 +257,7 @@ class Serving:
             self._explain(fault)
         try:
             if self._down.started:
-                self._down.fail(fault)
+                self._down.fail(fault, dialect_of(self._path))
             else:
                 error_answer(self._down, fault, dialect_of(self._path), self._our_headers())
         except ClientGone:
@@ -298,6 +298,8 @@ class Serving:
             told = reply.seen is not None and reply.seen.error is not None
             record.outcome = "upstream_error" if told or reply.status >= 400 else "ok"
         record.empty_answer = reply is not None and reply.seen is not None and reply.seen.empty_answer
+        if run is not None and run.counts_usage and reply is not None and reply.seen is not None:
+            record.note(reply.seen.tokens)
         if self._down.started and record.outcome != "client_gone":
             record.status = self._down.status
         for tap in reply.taps if reply is not None else ():

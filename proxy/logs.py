@@ -19,6 +19,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from config.secrets import redact
 from middlewares.faults import Outcome
+from middlewares.observation import Tokens
 
 _LONGEST = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -52,6 +53,11 @@ class Record:
     cached_tokens: int | None = None
     empty_answer: bool = False
     error: str | None = None
+
+    def note(self, tokens: Tokens) -> None:
+        """Take in what the answer says that it cost."""
+        self.prompt_tokens, self.completion_tokens = tokens.prompt, tokens.completion
+        self.reasoning_tokens, self.cached_tokens = tokens.reasoning, tokens.cached
 
     def facts(self) -> dict[str, Any]:
         """The line's fields, in the order in which they are written."""

@@ -22,7 +22,7 @@ from aiohttp.http import HttpVersion11
 from middlewares.clocks import Watch
 from middlewares.exchange import Reply
 from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
-from middlewares.observation import Dialect, EventTap
+from middlewares.observation import Dialect
 from proxy.server import ClientConnection
 
 Headers = Iterable[tuple[str, str]]
@@ -58,10 +58,10 @@ class Downstream:
     __slots__ = (
         "_chunked",
         "_connection",
-        "_events",
         "_framed",
         "_head_only",
         "_keep",
+        "_reply",
         "_request",
         "bytes_out",
         "ended",
@@ -75,7 +75,7 @@ class Downstream:
         self._head_only = False
         self._keep = request.keep_alive
         self._framed = True
-        self._events: EventTap | None = None
+        self._reply: Reply | None = None
         self.ended = False
         self.status = 0
         self.bytes_out = 0
@@ -152,6 +152,12 @@ class Downstream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 
+    def _may_tell(self) -> bool:
+        reply = self._reply
+        if reply is None or reply.seen is None or not reply.body.between_events:
+            return False
+        return reply.seen.error is None
+
     def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer at once."""
         self.start(status, [*headers, ("Content-Length", str(len(body)))], body)
@@ -178,7 +184,7 @@ class Downstream:
     async def relay(self, reply: Reply, headers: Headers, watch: Watch) -> None:
         """Send `reply` as it arrives, under its run's clocks. Raises the Fault that its body ends with."""
         body = reply.body
-        self._events = reply.events
+        self._reply = reply
 
         def send(piece: bytes) -> None:
             if self.started:
@@ -202,7 +208,7 @@ class Downstream:
             await self._connection.emptied()
         watch.stop("idle")
 
-    def fail(self, fault: Fault) -> None:
+    def fail(self, fault: Fault, dialect: Dialect) -> None:
         """After the head: tell the fault where that can be done, and break off.
 
         In an event stream it is one event, and only where it cannot be taken for a part of another;
@@ -215,10 +221,8 @@ class Downstream:
             if transport is not None:
                 transport.abort()
             return
-        events = self._events
-        told = events is None or not events.between_events or events.seen.error is not None
-        if not told and events is not None and transport is not None and not transport.is_closing():
-            self.write(error_event(fault, events.seen.dialect))
+        if self._may_tell() and transport is not None and not transport.is_closing():
+            self.write(error_event(fault, dialect))
         self.break_off()
 
 

@@ -244,6 +244,29 @@ async def test_a_pooled_connection_that_died_unnoticed_is_replaced_once(tmp_path
     assert len({seen.connection for seen in upstream.seen}) == 2
 
 
+async def test_usage_is_counted_and_its_event_is_hidden_from_a_client_that_did_not_ask(
+    tmp_path: Path,
+) -> None:
+    async with ScriptedUpstream(chat("one two three")) as upstream:
+        routes = {"up": {"upstream": upstream.url, "middlewares": ["prefix_rewrite", "usage"]}}
+        async with Tidegate(write_table(tmp_path, routes)) as gate, sdk(gate) as client:
+            said = []
+            for options in ({}, {"stream_options": {"include_usage": True}}):
+                stream = await client.chat.completions.create(
+                    model="up/x", messages=SAY, stream=True, **options
+                )
+                said.append([chunk async for chunk in stream])
+            await client.chat.completions.create(model="up/x", messages=SAY)
+            entries = await gate.wait_log(3)
+
+    quiet, asked = said
+    assert all(chunk.choices for chunk in quiet)
+    assert asked[-1].usage.completion_tokens == 3 and not asked[-1].choices
+    assert [entry["completion_tokens"] for entry in entries] == [3, 3, 3]
+    assert all(seen.json()["stream_options"]["include_usage"] for seen in upstream.seen[:2])
+    assert "stream_options" not in upstream.seen[2].json()
+
+
 async def test_sigterm_lets_a_stream_finish_and_refuses_new_ones(tmp_path: Path) -> None:
     release = asyncio.Event()
 

@@ -64,6 +64,7 @@ class FakeBody:
         self._script = list(script)
         self._halted = False
         self.closed = False
+        self.between_events = False
         self.calls: list[str] = []
 
     @property

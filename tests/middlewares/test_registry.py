@@ -31,6 +31,7 @@ SMALLEST: dict[str, dict[str, object]] = {
     "key": {"env": "KEY"},
     "token_floor": {"min": 1500},
     "timeout": {},
+    "usage": {},
 }
 """The least that each must be given."""
 
@@ -62,6 +63,7 @@ def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
         "key": None,
         "token_floor": None,
         "timeout": frozenset({"total"}),
+        "usage": None,
     }
 
 
