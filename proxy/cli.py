@@ -103,7 +103,7 @@ def _serve(options: argparse.Namespace) -> int:
     for problem in loaded.problems:
         print(problem, file=sys.stderr)
     if loaded.table is None:
-        print(f"tidegate: {loaded.file} has errors, so nothing is served", file=sys.stderr)
+        print("tidegate: these are errors, so nothing is served", file=sys.stderr)
         return 1
     from proxy.service import serve
 
@@ -126,16 +126,16 @@ def _check(options: argparse.Namespace) -> int:
 def _summary(loaded: Loaded) -> str:
     errors = sum(problem.level == "error" for problem in loaded.problems)
     warnings = len(loaded.problems) - errors
-    counts = [
-        f"{count} {word}{'s' * (count != 1)}"
-        for count, word in ((errors, "error"), (warnings, "warning"))
-        if count
-    ]
+    counts = [_counted(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
     if loaded.table is None:
         return f"{loaded.file}: {', '.join(counts)}"
     table = loaded.table
-    said = f"{len(table.routes)} routes, {len(table.models)} names under models"
+    said = f"{_counted(len(table.routes), 'route')}, {_counted(len(table.models), 'name')} under models"
     return f"{loaded.file}: valid, {said}" + (f", {', '.join(counts)}" if counts else "")
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _schema(_options: argparse.Namespace) -> int:

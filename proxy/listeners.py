@@ -24,7 +24,11 @@ def open_socket(address: Address) -> socket.socket:
         return _unix(address) if address.kind == "unix" else _tcp(address)
     except (OSError, LookupError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        hint = "; is another tidegate running?" if _is_taken(error) else ""
+        hint = (
+            "; is another tidegate running? --listen and --admin choose other addresses"
+            if _is_taken(error)
+            else ""
+        )
         raise CannotListen(f"cannot listen on {address}: {reason}{hint}") from error
 
 

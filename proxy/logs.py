@@ -71,7 +71,7 @@ class Journal:
     """Both streams of our output."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None) -> None:
-        self._exchanges = _logger(out or sys.stdout, pretty_event="exchange")
+        self._exchanges = _logger(out or sys.stdout, exchanges=True)
         self._events = _logger(err or sys.stderr)
 
     def exchange(self, record: Record) -> None:
@@ -133,16 +133,16 @@ def _shown(value: Any) -> Any:
     return value
 
 
-def _logger(stream: TextIO, pretty_event: str | None = None) -> FilteringBoundLogger:
+def _logger(stream: TextIO, *, exchanges: bool = False) -> FilteringBoundLogger:
     processors: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
     ]
     bare: WrappedLogger
     if stream.isatty():
-        if pretty_event is not None:
-            processors.append(_drop_empty)
-        processors.append(structlog.dev.ConsoleRenderer(timestamp_key="ts"))
+        if exchanges:
+            processors.append(_in_short)
+        processors.append(structlog.dev.ConsoleRenderer(timestamp_key="ts", sort_keys=False, pad_event_to=0))
         bare = structlog.PrintLogger(stream)
     else:
         processors += [_ordered, structlog.processors.JSONRenderer(serializer=_serialize)]
@@ -159,8 +159,16 @@ def _ordered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDic
     return {**first, **event}
 
 
-def _drop_empty(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {name: value for name, value in event.items() if value not in (None, "", False)}
+def _in_short(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The line for a person: what was asked and what came of it first, and only what there is to say."""
+    model = event.pop("model", None)
+    asked = [event.pop("method", ""), event.pop("path", ""), model or "", str(event.pop("status", ""))]
+    said: EventDict = {name: value for name, value in event.items() if value not in (None, "", False)}
+    said["event"] = " ".join(word for word in asked if word)
+    for name in ("id", "remote"):
+        if name in said:
+            said[name] = said.pop(name)
+    return said
 
 
 def _serialize(event: EventDict, **_: Any) -> str:

@@ -104,6 +104,8 @@ class Router:
 
     def _unknown_route(self, rule: Rule, route: str) -> ClientFault:
         near = _did_you_mean(near_names(route, sorted(self._routes)))
+        if not route:
+            near = " Leave it out, or name one."
         where = {"path": "The path", "header": "x-tidegate-provider"}.get(rule, "provider")
         return ClientFault(
             "model_not_found",

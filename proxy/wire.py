@@ -162,7 +162,11 @@ def read_target(method: str, raw: str) -> Target:
     if rest == path:
         name, _, rest = path[1:].partition("/v1/")
         if not name or "/" in name or not rest:
-            raise ClientFault("not_found", "Nothing is served here. Paths begin with /v1/.")
+            raise ClientFault(
+                "not_found",
+                "Nothing is served here: paths begin with /v1/ or /ROUTE/v1/. "
+                "Is /v1 missing at the end of the base URL?",
+            )
         route = name
     if not rest:
         raise ClientFault("not_found", "Nothing is served here. Name an endpoint after /v1/.")

@@ -9,6 +9,7 @@ status: whoever talks to the model stops before the model does.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +27,27 @@ def main(command: list[str]) -> int:
     for number in SIGNALS:
         signal.signal(number, lambda caught, _frame: os.write(alarm, bytes([caught])))
 
-    server = xllamacpp.Server(parameters(model_file(), int(os.environ.get("MODEL_PORT", "8090"))))
+    port = int(os.environ.get("MODEL_PORT", "8090"))
+    if port and is_taken(port):
+        print(f"port {port} is taken: make run-model MODEL_PORT={port + 2}", file=sys.stderr)
+        return 1
+    server = xllamacpp.Server(parameters(model_file(), port))
     print(f"model {NAME} ready on {server.listening_address}/v1", flush=True)
 
     if command:
         return run(command, wake, alarm)
     os.read(wake, 1)
     return 0
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def model_file() -> Path:
