@@ -6,6 +6,7 @@ Imports of the serving half are late: `tidegate check` and `--help` need neither
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ The route table is looked for as -c FILE, $TIDEGATE_CONFIG, ./config/routes.yaml
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Wrong usage exits with 2."""
     options = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another encoding gets an escape where it has no sign, and not a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code: int = options.run(options)
     except FileNotFoundError as error:

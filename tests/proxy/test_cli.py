@@ -277,3 +277,14 @@ def test_the_command_line_needs_no_http_library() -> None:
     )
 
     assert not {"aiohttp", "uvloop", "structlog"} & set(done.stdout.split())
+
+
+def test_a_terminal_of_another_encoding_gets_its_messages_all_the_same(tmp_path: Path) -> None:
+    table = tmp_path / "routes.yaml"
+    table.write_text("version: 1\nroutes:\n  demo: {upstream: demo, middlewares: [key]}\n")
+    command = [sys.executable, "-m", "proxy", "check", "-c", str(table)]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "latin1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, check=False)
+
+    assert done.returncode == 1
+    assert b"error:" in done.stdout and b"Traceback" not in done.stderr

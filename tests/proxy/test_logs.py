@@ -13,9 +13,9 @@ from middlewares.observation import Tokens
 from proxy.logs import Journal, Record
 
 FIELDS = (
-    "ts level event id client remote route model upstream_model method path status outcome stream attempts "
-    "ttfb_ms ttft_ms duration_ms bytes_in bytes_out prompt_tokens completion_tokens reasoning_tokens cached_tokens "
-    "empty_answer error"
+    "ts level event id client remote route model upstream_model method path status outcome stream "
+    "attempts ttfb_ms ttft_ms duration_ms bytes_in bytes_out prompt_tokens completion_tokens "
+    "reasoning_tokens cached_tokens empty_answer error"
 ).split()
 
 
