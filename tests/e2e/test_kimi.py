@@ -174,7 +174,7 @@ async def test_a_systemd_credential_comes_before_the_file_and_an_empty_one_does_
     env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     async with simulated(kimi()) as upstream:
         table = shipped_table(tmp_path, upstream, **{"/etc/tidegate/kimi.env": str(file)})
-        for content in ("sk-kimi-from-systemd\n", ""):
+        for content in ("sk-kimi-from-systemd\n", "\n"):
             credential.write_text(content)
             async with Tidegate(table, env=env) as gate:
                 await post(gate, ask(provider="kimi"))
