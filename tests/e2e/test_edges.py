@@ -40,13 +40,16 @@ async def test_broken_chunk_framing_in_mid_stream_is_a_cut_and_not_a_hang(tmp_pa
     async def behave(_seen: Seen, wire: Wire) -> None:
         await wire.head(200, {"Content-Type": "text/event-stream"})
         await wire.chunk(token("a"))
+        await committed.wait()
         await wire.raw(b"zz\r\nnot a chunk\r\n")
         await wire.client_gone()
 
+    committed = asyncio.Event()
     async with ScriptedUpstream(behave) as upstream, gate_to(tmp_path, upstream) as gate:
         async with RawClient(gate.port) as client:
             await client.send(post(CHAT, BODY | {"stream": True}))
             _, headers = await client.read_head()
+            committed.set()
             with pytest.raises(EOFError):
                 async with asyncio.timeout(5):
                     await client.read_body()
