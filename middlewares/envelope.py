@@ -174,5 +174,9 @@ def _shown(raw: bytes) -> str:
         return ""
     if raw[:1] in b"[{":
         return "..."
-    text = raw.decode("utf-8", "replace").strip('"')
+    return shown(raw.decode("utf-8", "replace").strip('"'))
+
+
+def shown(text: str) -> str:
+    """A text as `x-tidegate-changed` may show it."""
     return text if _SHOWN.fullmatch(text) else "..."

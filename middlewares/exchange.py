@@ -22,6 +22,7 @@ from config.secrets import SecretStore
 from middlewares.clocks import Watch
 from middlewares.envelope import Envelope
 from middlewares.faults import ClientFault, Outcome
+from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
 
 Sink = Callable[[bytes], None]
@@ -61,7 +62,7 @@ class Upload:
     fault: ClientFault | None = None
 
 
-Body = Envelope | Unreadable | Upload | None
+Body = Envelope | Form | Unreadable | Upload | None
 
 
 class Tap(Protocol):
@@ -168,21 +169,25 @@ class Exchange:
     @property
     def model(self) -> str | None:
         """The model as it goes upstream, None when the request names none."""
+        if isinstance(self.body, Form):
+            return self.body.model
         fields = self.fields
         value = fields.value("model") if fields is not None else None
         return value if isinstance(value, str) else None
 
     def rename_model(self, name: str) -> None:
         """Have the upstream see another model name."""
-        if (fields := self.fields) is not None:
+        if isinstance(self.body, Form):
+            self.body.rename(name)
+        elif (fields := self.fields) is not None:
             fields.set("model", name)
 
     @property
     def streaming(self) -> bool:
         """Whether the client asked for a stream."""
-        if not isinstance(self.body, Envelope):
-            return False
-        return self.body.value("stream") is True
+        if isinstance(self.body, Form):
+            return self.body.stream
+        return isinstance(self.body, Envelope) and self.body.value("stream") is True
 
     def fork(self, route: str, watch: Watch, stack: AsyncExitStack) -> Exchange:
         """A copy of the request as it is now, to be changed without changing this one."""
@@ -191,7 +196,7 @@ class Exchange:
             route=route,
             headers=self.headers.copy(),
             credentials=self.credentials,
-            body=self.body.copy() if isinstance(self.body, Envelope) else self.body,
+            body=self.body.copy() if isinstance(self.body, Envelope | Form) else self.body,
             query=self.query,
             watch=watch,
             stack=stack,
@@ -218,7 +223,7 @@ class Exchange:
     @property
     def changes(self) -> dict[str, tuple[str, str]]:
         """What was changed in the body: field -> (old, new), as `x-tidegate-changed` shows them."""
-        return self.body.changes if isinstance(self.body, Envelope) else {}
+        return self.body.changes if isinstance(self.body, Envelope | Form) else {}
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]

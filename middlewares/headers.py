@@ -8,21 +8,19 @@ as a violation of their terms (see `config.providers`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct, field
 from multidict import CIMultiDict
 
 from config.catalog import Scene
+from config.field_names import objection
 from config.problems import Finding, Invalid
 from config.providers import gate_of
 from middlewares.exchange import Deps, Exchange, Handler, Reply
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_OF_THE_CONNECTION = frozenset(
-    "connection content-length expect host keep-alive te trailer transfer-encoding upgrade".split()
-)
+_ADVICE = "let the client's own pass (user_agent: pass), or record your decision with accept_risk: TEXT"
 
 
 class ResponseOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +31,7 @@ class ResponseOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         _check(self.set, "set")
-        _check(dict.fromkeys(self.remove, ""), "remove")
+        _check_names(enumerate(self.remove), "remove")
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +51,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         _check(self.set, "set")
         _check(self.default, "default")
-        _check(dict.fromkeys(self.remove, ""), "remove")
+        _check_names(enumerate(self.remove), "remove")
         if not self.user_agent.strip() or _UNFIT.search(self.user_agent):
             raise Invalid("user_agent is 'pass', 'own' or a printable text", "user_agent")
 
@@ -70,20 +68,27 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             yield Finding(
                 "warning",
                 "fixed-user-agent",
-                f"a fixed User-Agent is sent to {scene.host}: {gate}; let the client's own pass "
-                "(user_agent: pass), or record your decision with accept_risk: TEXT",
+                f"a fixed User-Agent is sent here: {gate}; {_ADVICE}",
                 "user_agent",
+                f"a fixed User-Agent is sent to {scene.host}: {gate}; {_ADVICE}",
             )
 
 
 def _check(headers: dict[str, str], option: str) -> None:
+    _check_names(((name, name) for name in headers), option)
     for name, value in headers.items():
-        if not _NAME.fullmatch(name):
-            raise Invalid(f"{name!r} is not a header name", option)
-        if name.lower() in _OF_THE_CONNECTION:
-            raise Invalid(f"{name} belongs to the connection and cannot be edited", option)
         if _UNFIT.search(value):
-            raise Invalid(f"the value of {name} holds control characters", option)
+            raise Invalid("the value holds control characters", option, name)
+    first: dict[str, str] = {}
+    for name in headers:
+        if first.setdefault(name.lower(), name) != name:
+            raise Invalid("this header stands here already: case makes no difference", option, name)
+
+
+def _check_names(names: Iterable[tuple[str | int, str]], option: str) -> None:
+    for place, name in names:
+        if wrong := objection(name):
+            raise Invalid(wrong, option, place)
 
 
 class Headers:

@@ -14,6 +14,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from config.catalog import Scene
+from config.field_names import objection
 from config.problems import Finding, Invalid
 from config.providers import key_fits
 from config.secrets import KeySource, Secret, SecretError
@@ -21,7 +22,8 @@ from middlewares.exchange import Deps, Exchange, Handler, Reply
 from middlewares.faults import Refusal
 from middlewares.observation import Dialect
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MISFIT = "keys that begin so do not belong to this provider"
 
 
 class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,8 +46,11 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise Invalid("pass: true sends the client's own key, so nothing else may be given", "pass")
         if not self.pass_ and not placed:
             raise Invalid("say where the key is: env, credential, file, or pass: true")
-        if not _NAME.fullmatch(self.header):
-            raise Invalid(f"{self.header!r} is not a header name", "header")
+        # Without the name, since a key may have been put in its place.
+        if self.env and not _VARIABLE.fullmatch(self.env):
+            raise Invalid("env takes a variable's name, such as ACME_API_KEY", "env")
+        if wrong := objection(self.header):
+            raise Invalid(wrong, "header")
 
     @property
     def place(self) -> KeySource:
@@ -64,17 +69,17 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 )
             return
         if self.expect and (misfit := key_fits(self.expect, scene.host)):
-            yield Finding("error", "key-host", f"expect: {misfit}", "expect")
+            yield Finding("error", "key-host", f"expect: {_MISFIT}", "expect", f"expect: {misfit}")
             return
         if scene.secrets is None:
             return
         try:
             secret = scene.secrets.resolve(self.place)
         except SecretError as error:
-            yield Finding("error", "key-missing", str(error))
+            yield Finding("error", "key-missing", "there is no usable key", precise=str(error))
             return
         if misfit := key_fits(secret.reveal(), scene.host):
-            yield Finding("error", "key-host", misfit)
+            yield Finding("error", "key-host", _MISFIT, precise=misfit)
 
 
 Options = Source | Annotated[tuple[Source, ...], Meta(min_length=1)]

@@ -35,9 +35,9 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if low is None and high is None and absent == "leave":
             raise Invalid("token_floor does nothing: give it a 'min', a 'cap' or a 'when_absent'")
         if low is not None and high is not None and high < low:
-            raise Invalid(f"cap {high} is below min {low}: no value could satisfy both", "cap")
+            raise Invalid("cap is below min: no value could satisfy both", "cap")
         if isinstance(absent, int) and not (low or 1) <= absent <= (high or absent):
-            raise Invalid(f"when_absent {absent} lies outside of min and cap", "when_absent")
+            raise Invalid("when_absent lies outside of min and cap", "when_absent")
 
 
 class TokenFloor:

@@ -18,6 +18,7 @@ from middlewares.clocks import Timer, Watch
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
 from middlewares.faults import ClientFault, ClientGone, Fault, Outcome, Refusal, UpstreamFault
+from middlewares.multipart import Form
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.intake import take_body
@@ -208,6 +209,8 @@ class Serving:
         model = asked = None
         if isinstance(body, Envelope):
             model, asked = self._named_in(body)
+        elif isinstance(body, Form):
+            model = body.model if body.model is None else self._checked(body.model)
         elif isinstance(body, Unreadable) and target.route is None and provider is None:
             raise body.fault
         return self._table.router.choose(Named(target.route, provider, asked, model))
@@ -220,11 +223,13 @@ class Serving:
             provider = None
         if "model" not in body:
             return None, provider
-        model = body.value("model")
+        return self._checked(body.value("model")), provider
+
+    def _checked(self, model: object) -> str:
         if not isinstance(model, str) or not model:
             raise ClientFault("invalid_request", "model must be a text that is not empty.", param="model")
         self.record.model = model
-        return model, provider
+        return model
 
     async def _list_models(self, wanted: str) -> None:
         status, body = await self._service.models.answer(self._table, wanted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import NamedTuple
 
 from aiohttp import web
@@ -18,6 +19,7 @@ from config.schema import Server
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Unreadable, Upload
 from middlewares.faults import ClientFault, ClientGone
+from middlewares.multipart import Form
 
 _JSON_ENDPOINTS = frozenset(
     {
@@ -33,6 +35,7 @@ _JSON_ENDPOINTS = frozenset(
         "/responses",
     }
 )
+_FORM_ENDPOINTS = ("/audio/", "/images/")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -54,8 +57,9 @@ async def take_body(
     is_json = kind == "application/json" or kind.endswith("+json")
     endpoint = request.method == "POST" and path in _JSON_ENDPOINTS
     if not request.body_exists:
-        return Taken(_parsed(b"") if endpoint else None, None)
-    held = is_json or (endpoint and not kind.startswith("multipart/"))
+        return Taken(_parsed(b"", Envelope.parse) if endpoint else None, None)
+    is_form = kind == "multipart/form-data"
+    held = is_json or (path.startswith(_FORM_ENDPOINTS) if is_form else endpoint)
     limit = limits.max_body if held else limits.max_upload
     announced = request.content_length
     if announced is not None and announced > limit:
@@ -66,7 +70,12 @@ async def take_body(
         upload.pieces = _noting(upload, pieces)
         return Taken(upload, None)
     raw = b"".join([piece async for piece in pieces])
-    return _decoded(raw, request.headers.get("Content-Encoding", "").strip().lower(), limit)
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if is_form:
+        return _decoded(
+            raw, encoding, limit, partial(Form.parse, content_type=request.headers["Content-Type"])
+        )
+    return _decoded(raw, encoding, limit, Envelope.parse)
 
 
 async def _pieces(request: web.BaseRequest, limits: Server) -> AsyncIterator[bytes]:
@@ -119,9 +128,9 @@ def _welcome(request: web.BaseRequest) -> None:
         request.transport.write(_CONTINUE)
 
 
-def _decoded(raw: bytes, encoding: str, limit: int) -> Taken:
+def _decoded(raw: bytes, encoding: str, limit: int, parse: Callable[[bytes], Envelope | Form]) -> Taken:
     if encoding in ("", "identity"):
-        return Taken(_parsed(raw), None)
+        return Taken(_parsed(raw, parse), None)
     if encoding not in ("gzip", "x-gzip", "deflate"):
         fault = ClientFault(
             "invalid_request",
@@ -133,7 +142,7 @@ def _decoded(raw: bytes, encoding: str, limit: int) -> Taken:
     for window in (15, -15) if encoding == "deflate" else (31,):
         data = _inflate(raw, window, limit)
         if data is not None:
-            return Taken(_parsed(data), raw)
+            return Taken(_parsed(data, parse), raw)
     raise ClientFault("invalid_request", f"The body is not valid {encoding}.", param="content-encoding")
 
 
@@ -154,9 +163,9 @@ def _inflate(raw: bytes, window: int, limit: int) -> bytes | None:
     return data
 
 
-def _parsed(raw: bytes) -> Envelope | Unreadable:
+def _parsed(raw: bytes, parse: Callable[[bytes], Envelope | Form]) -> Envelope | Form | Unreadable:
     try:
-        return Envelope.parse(raw)
+        return parse(raw)
     except ClientFault as fault:
         return Unreadable(raw, fault)
 

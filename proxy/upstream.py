@@ -23,6 +23,7 @@ from middlewares.commit import observed, ready
 from middlewares.envelope import Envelope
 from middlewares.exchange import Exchange, Reply, Sink, Unreadable, Upload
 from middlewares.faults import UpstreamFault
+from middlewares.multipart import Form
 from proxy.pool import Pool, ProviderConnection
 from proxy.wire import downward, upward_query
 
@@ -165,7 +166,7 @@ class _Call:
         self._connection: ProviderConnection | None = None
         body = exchange.body
         self._data: bytes | Upload | None
-        if isinstance(body, Envelope):
+        if isinstance(body, Envelope | Form):
             if exchange.encoded is not None and body.untouched:
                 self._data = exchange.encoded
             else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, header, post
@@ -490,3 +491,38 @@ async def test_a_compressed_body_of_one_huge_key_costs_no_more_than_its_size(tmp
 
     assert status == 200
     assert peak < 250, f"{peak} MiB"
+
+
+async def test_an_audio_upload_is_routed_by_its_model_and_keeps_its_file(tmp_path: Path) -> None:
+    sound = bytes(range(256)) * 100
+    async with (
+        ScriptedUpstream(answer(200, {"text": "hello"})) as upstream,
+        gate_to(tmp_path, upstream) as gate,
+    ):
+        async with AsyncOpenAI(base_url=gate.base_url + "/v1", api_key="unused") as client:
+            said = await client.audio.transcriptions.create(model="up/whisper-1", file=("a.wav", sound))
+        (entry,) = await gate.wait_log(1)
+
+    (seen,) = upstream.seen
+    assert said.text == "hello"
+    assert sound in seen.body
+    assert b"\r\n\r\nwhisper-1\r\n" in seen.body and b"up/whisper-1" not in seen.body
+    assert (entry["model"], entry["upstream_model"], entry["route"]) == ("up/whisper-1", "whisper-1", "up")
+
+
+async def test_a_form_with_two_models_is_refused_where_it_is_read_and_passes_where_it_is_not(
+    tmp_path: Path,
+) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nup/x\r\n'
+    async with ScriptedUpstream(answer(200, {})) as upstream:
+        async with gate_to(tmp_path, upstream, {"raw": {"upstream": upstream.url}}) as gate:
+            async with RawClient(gate.port) as client:
+                statuses = []
+                for path in ("/v1/audio/transcriptions", "/raw/v1/audio/transcriptions"):
+                    await client.send(post(path, part + part + b"--b--\r\n", kind))
+                    statuses.append((await client.read_head())[0])
+                    await client.read_body()
+
+    assert statuses == [400, 200]
+    assert upstream.seen[0].body == part + part + b"--b--\r\n"
