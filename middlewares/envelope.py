@@ -91,6 +91,17 @@ class Envelope:
         if old is not None:
             self._note(name, old, None)
 
+    def rename(self, old: str, new: str) -> None:
+        """Give a field another name, in its place and with its bytes, in place of one that has it."""
+        value = self._fields.get(old)
+        if value is None or old == new:
+            return
+        self._note(new, self._fields.get(new), bytes(value))
+        self._note(old, value, None)
+        self._fields = {
+            (new if name == old else name): kept for name, kept in self._fields.items() if name != new
+        }
+
     @property
     def untouched(self) -> bool:
         """Whether the body goes up as the bytes that came."""

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from config.catalog import Catalog, Entry
-from middlewares import headers, key, prefix_rewrite, timeout, token_floor, usage
+from middlewares import headers, key, params, prefix_rewrite, timeout, token_floor, usage
 from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
@@ -19,7 +19,6 @@ PLANNED = frozenset(
         "breaker",
         "client_keys",
         "concurrency",
-        "params",
         "rate_limit",
         "retry",
         "stream",
@@ -64,6 +63,10 @@ BUILT_IN: dict[str, Registered] = {
             summary="limits of the five clocks",
         ),
         timeout.Timeout,
+    ),
+    "params": Registered(
+        Entry(params.Options, repeatable=True, summary="edits of a JSON body's top-level fields"),
+        params.Params,
     ),
     "usage": Registered(
         Entry(usage.Options, summary="tokens in the log; asks streams for them"),

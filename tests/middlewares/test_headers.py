@@ -94,24 +94,24 @@ async def test_a_value_passes_as_it_is_written(value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("", "x", "'' is not a header name"),
-        ("X One", "x", "'X One' is not a header name"),
-        ("X:One", "x", "'X:One' is not a header name"),
+        ("", "x", "this is not a header name"),
+        ("X One", "x", "this is not a header name"),
+        ("X:One", "x", "this is not a header name"),
         ("X-One\r\nEvil", "x", "is not a header name"),
         ("X-Öne", "x", "is not a header name"),
         ("Host", "x", "belongs to the connection and cannot be edited"),
         ("content-length", "0", "belongs to the connection and cannot be edited"),
-        ("Transfer-Encoding", "chunked", "Transfer-Encoding belongs to the connection"),
-        ("Connection", "close", "Connection belongs to the connection"),
-        ("Keep-Alive", "1", "Keep-Alive belongs to the connection"),
-        ("TE", "trailers", "TE belongs to the connection"),
-        ("Trailer", "x", "Trailer belongs to the connection"),
-        ("Upgrade", "h2c", "Upgrade belongs to the connection"),
-        ("Expect", "100-continue", "Expect belongs to the connection"),
-        ("X-One", "a\r\nEvil: b", "the value of X-One holds control characters"),
-        ("X-One", "a\nb", "the value of X-One holds control characters"),
-        ("X-One", "a\x00b", "the value of X-One holds control characters"),
-        ("X-One", "a\x7f", "the value of X-One holds control characters"),
+        ("Transfer-Encoding", "chunked", "this header belongs to the connection"),
+        ("Connection", "close", "this header belongs to the connection"),
+        ("Keep-Alive", "1", "this header belongs to the connection"),
+        ("TE", "trailers", "this header belongs to the connection"),
+        ("Trailer", "x", "this header belongs to the connection"),
+        ("Upgrade", "h2c", "this header belongs to the connection"),
+        ("Expect", "100-continue", "this header belongs to the connection"),
+        ("X-One", "a\r\nEvil: b", "the value holds control characters"),
+        ("X-One", "a\nb", "the value holds control characters"),
+        ("X-One", "a\x00b", "the value holds control characters"),
+        ("X-One", "a\x7f", "the value holds control characters"),
     ],
 )
 def test_a_header_that_cannot_be_sent_is_an_error(option, name, value, message):
@@ -119,7 +119,7 @@ def test_a_header_that_cannot_be_sent_is_an_error(option, name, value, message):
     with pytest.raises(Invalid) as caught:
         Options(set=given["set"], default=given["default"])
     assert message in str(caught.value)
-    assert caught.value.field == option
+    assert (caught.value.field, caught.value.inside) == (option, (name,))
 
 
 @pytest.mark.parametrize(("name", "value"), [("Host", "x"), ("X One", "x"), ("X-One", "a\nb")])
@@ -135,6 +135,13 @@ def test_a_header_that_cannot_be_removed_is_an_error(kind, name):
     with pytest.raises(Invalid) as caught:
         kind(remove=(name,))
     assert caught.value.field == "remove"
+
+
+@pytest.mark.parametrize("kind", [Options, ResponseOptions])
+def test_one_header_set_twice_is_an_error_whatever_its_case(kind):
+    with pytest.raises(Invalid, match="stands here already") as caught:
+        kind(set={"X-A": "a", "x-a": "b"})
+    assert (caught.value.field, caught.value.inside) == ("set", ("x-a",))
 
 
 @pytest.mark.parametrize("agent", ["", " ", "a\nb", "a\x00", "\r\n"])
@@ -177,7 +184,7 @@ def test_a_fixed_user_agent_for_a_host_that_admits_certain_clients_draws_a_warni
 def test_the_warning_names_the_terms_and_both_ways_out():
     (finding,) = read({"user_agent": "KimiCLI/1.0"}).review(Scene("kimi", "api.kimi.com", ()))
     for part in ("api.kimi.com", "https://www.kimi.com/code/docs", "user_agent: pass", "accept_risk: TEXT"):
-        assert part in finding.message
+        assert part in (finding.precise or "")
 
 
 @pytest.mark.parametrize(

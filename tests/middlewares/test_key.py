@@ -224,15 +224,22 @@ async def test_a_second_attempt_carries_one_credential_only(options):
         ({"pass_": True, "file": "f"}, "so nothing else may be given", "pass"),
         ({"pass_": True, "credential": "c"}, "so nothing else may be given", "pass"),
         ({"pass_": True, "expect": "sk-"}, "so nothing else may be given", "pass"),
-        ({"env": "A", "header": "X Key"}, "'X Key' is not a header name", "header"),
-        ({"env": "A", "header": ""}, "'' is not a header name", "header"),
+        ({"env": "A", "header": "X Key"}, "this is not a header name", "header"),
+        ({"env": "A", "header": ""}, "this is not a header name", "header"),
         ({"env": "A", "header": "X\nKey"}, "is not a header name", "header"),
+        ({"env": "A", "header": "Host"}, "belongs to the connection", "header"),
+        ({"env": "A", "header": "content-length"}, "belongs to the connection", "header"),
+        ({"env": "A", "header": "Transfer-Encoding"}, "belongs to the connection", "header"),
+        ({"env": "acme-mysecretkey123"}, "env takes a variable's name, such as ACME_API_KEY", "env"),
+        ({"env": "A B"}, "env takes a variable's name", "env"),
+        ({"env": "1A"}, "env takes a variable's name", "env"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_errors(options, message, field):
     with pytest.raises(Invalid) as caught:
         Source(**options)
     assert message in str(caught.value)
+    assert "mysecretkey" not in str(caught.value)
     assert caught.value.field == field
 
 
@@ -251,6 +258,7 @@ def test_an_empty_list_of_sources_is_an_error():
 def reviewed(source: Source, scene: Scene) -> list[tuple[str, str, str | None]]:
     findings = list(source.review(scene))
     assert not any("canary" in finding.message for finding in findings)
+    assert not any("canary" in (finding.precise or "") for finding in findings)
     return [(finding.level, finding.code, finding.field) for finding in findings]
 
 
@@ -290,4 +298,5 @@ def test_a_source_judges_itself_where_it_stands(source, scene, found):
 
 def test_a_missing_key_is_told_by_its_places():
     (finding,) = Source(env="A", file="kimi.env").review(at("api.example.com", {}))
-    assert finding.message == "no key: A is not set and /nowhere/kimi.env does not exist"
+    assert finding.message == "there is no usable key"
+    assert finding.precise == "no key: A is not set and /nowhere/kimi.env does not exist"

@@ -32,6 +32,7 @@ SMALLEST: dict[str, dict[str, object]] = {
     "token_floor": {"min": 1500},
     "timeout": {},
     "usage": {},
+    "params": {"drop": ["temperature"]},
 }
 """The least that each must be given."""
 
@@ -52,7 +53,10 @@ def test_the_catalog_names_the_same_middlewares():
 
 
 def test_headers_alone_may_stand_twice_in_a_list():
-    assert {name for name, registered in BUILT_IN.items() if registered.entry.repeatable} == {"headers"}
+    assert {name for name, registered in BUILT_IN.items() if registered.entry.repeatable} == {
+        "headers",
+        "params",
+    }
 
 
 def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
@@ -64,6 +68,7 @@ def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
         "token_floor": None,
         "timeout": frozenset({"total"}),
         "usage": None,
+        "params": None,
     }
 
 

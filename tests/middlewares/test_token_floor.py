@@ -203,10 +203,10 @@ def test_what_is_granted_lies_within_the_limits_and_is_granted_again(asked, low,
     [
         ({}, "token_floor does nothing: give it a 'min', a 'cap' or a 'when_absent'", None),
         ({"when_absent": "leave"}, "token_floor does nothing", None),
-        ({"min": 1500, "cap": 1499}, "cap 1499 is below min 1500", "cap"),
-        ({"min": 1500, "when_absent": 1499}, "when_absent 1499 lies outside of min and cap", "when_absent"),
-        ({"cap": 1500, "when_absent": 1501}, "when_absent 1501 lies outside", "when_absent"),
-        ({"min": 1, "cap": 2, "when_absent": 3}, "when_absent 3 lies outside", "when_absent"),
+        ({"min": 1500, "cap": 1499}, "cap is below min", "cap"),
+        ({"min": 1500, "when_absent": 1499}, "when_absent lies outside of min and cap", "when_absent"),
+        ({"cap": 1500, "when_absent": 1501}, "when_absent lies outside", "when_absent"),
+        ({"min": 1, "cap": 2, "when_absent": 3}, "when_absent lies outside", "when_absent"),
     ],
 )
 def test_options_that_do_not_fit_each_other_are_errors(options, message, field):
