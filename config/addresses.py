@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from config.suggestions import hint
+from config.wording import quoted
 
 _MAX_PORT = 65535
+_MAX_HOST = 80
 # sun_path holds 108 bytes, the closing NUL included (unix(7)).
 _MAX_UNIX_PATH = 107
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
@@ -70,12 +72,16 @@ def parse_address(text: str) -> Address:
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() == "unix":
         return _unix(rest)
+    if "@" in text:
+        # Before anything that repeats a part of the text: there may be a password in it.
+        raise ValueError("a listener has no user: write host:port")
     if rest.startswith("//"):
         if scheme.lower() == "https":
             return _tcp("tls", rest[2:], "https://")
         if scheme.lower() == "http":
-            raise ValueError(f"a listener without TLS has no scheme: write {rest[2:].rstrip('/')}")
-        raise ValueError(f"there is no listener of the kind {scheme}://: write host:port, https:// or unix:")
+            raise ValueError(f"a listener without TLS has no scheme: write {_host_and_port(rest[2:])}")
+        kind = quoted(f"{scheme}://")
+        raise ValueError(f"there is no listener of the kind {kind}: write host:port, https:// or unix:")
     return _tcp("tcp", text, "")
 
 
@@ -115,9 +121,8 @@ def _unix(rest: str) -> Address:
         elif name == "group":
             raise ValueError("group has no value: write group=www-data")
         else:
-            raise ValueError(
-                f"unknown unix option {name!r}{hint(name, ('mode', 'group')) or ': it has mode and group'}"
-            )
+            near = hint(name, ("mode", "group")) or ": it has mode and group"
+            raise ValueError(f"unknown unix option {quoted(name)}{near}")
     return Address(kind="unix", path=path, mode=mode, group=group)
 
 
@@ -130,8 +135,6 @@ def _mode(text: str) -> int:
 def _tcp(kind: Literal["tcp", "tls"], text: str, scheme: str) -> Address:
     if "/" in text or "?" in text or "#" in text:
         raise ValueError(f"a listener has no path: write {scheme}host:port")
-    if "@" in text:
-        raise ValueError(f"a listener has no user: write {scheme}host:port")
     host, port = _split(text, scheme)
     return Address(kind=kind, host=host, port=_port(port, f"{scheme}{_bracketed(host)}"))
 
@@ -147,25 +150,47 @@ def _split(text: str, scheme: str) -> tuple[str, str]:
         return inside, after[1:]
     host, colon, port = text.rpartition(":")
     if ":" in host:
-        shown = f"[{host}]:{port}" if _ip(host) else f"[{text}]:8080" if _ip(text) else "[::1]:8080"
+        shown = (
+            f"[{host}]:{port}"
+            if _ip(host) and _is_port(port)
+            else f"[{text}]:8080"
+            if _ip(text)
+            else "[::1]:8080"
+        )
         raise ValueError(f"an IPv6 address stands in brackets: write {scheme}{shown}")
     if not colon:
-        shown = f"127.0.0.1:{text}" if text.isdigit() else f"{text or '127.0.0.1'}:8080"
+        shown = f"127.0.0.1:{text}" if _is_port(text) else f"{_fit_host(text)}:8080"
         raise ValueError(f"an address is host:port: write {scheme}{shown}")
+    free = port if _is_port(port) else "8080"
     if host in {"", "*"}:
-        raise ValueError(f"the host is missing: write {scheme}127.0.0.1:{port}, or 0.0.0.0:{port} for all")
+        raise ValueError(f"the host is missing: write {scheme}127.0.0.1:{free}, or 0.0.0.0:{free} for all")
     if _HOST_NAME.fullmatch(host) is None:
-        raise ValueError(f"{host!r} is no host name: write {scheme}127.0.0.1:{port}")
+        raise ValueError(f"{quoted(host)} is no host name: write {scheme}127.0.0.1:{free}")
     if not host.strip("0123456789.") and _ip(host) is None:
-        raise ValueError(f"{host!r} is no IPv4 address: write {scheme}127.0.0.1:{port}")
+        raise ValueError(f"{quoted(host)} is no IPv4 address: write {scheme}127.0.0.1:{free}")
     return host, port
 
 
 def _port(text: str, before: str) -> int:
-    # More digits than a port has would make int() work for nothing.
-    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_PORT))) or int(text) > _MAX_PORT:
+    if not _is_port(text):
         raise ValueError(f"a port is a number from 0 to {_MAX_PORT}: write {before}:8080")
     return int(text)
+
+
+def _is_port(text: str) -> bool:
+    # More digits than a port has would make int() work for nothing.
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_MAX_PORT))
+    return digits and int(text) <= _MAX_PORT
+
+
+def _host_and_port(text: str) -> str:
+    """What a message may repeat of a listener with a scheme too many."""
+    host, _, port = text.partition("/")[0].rpartition(":")
+    return f"{_fit_host(host)}:{port if _is_port(port) else 8080}"
+
+
+def _fit_host(text: str) -> str:
+    return text if _HOST_NAME.fullmatch(text) and len(text) <= _MAX_HOST else "127.0.0.1"
 
 
 def _bracketed(host: str) -> str:

@@ -15,7 +15,7 @@ from config.catalog import Catalog
 from config.document import Mapping, Node, Scalar, Sequence
 from config.report import Place, Report
 from config.schema import MiddlewareUse
-from config.suggestions import hint
+from config.wording import listed, quoted
 
 
 class Reader(Protocol):
@@ -43,8 +43,8 @@ def missing(place: Place, name: str) -> str:
     """The message for a required key that is not there; options are told from other keys."""
     middleware = place[-1] if len(place) > 1 and isinstance(place[-2], int) else None
     if middleware is None:
-        return f"missing key {name!r}"
-    return f"middleware {middleware!r} needs the option {name!r}: write {middleware}: {{{name}: …}}"
+        return f"missing key {quoted(name)}"
+    return f"middleware '{middleware}' needs the option {quoted(name)}: write {middleware}: {{{name}: …}}"
 
 
 def _spliced(node: Sequence) -> Iterator[Node]:
@@ -66,8 +66,8 @@ def _item(reader: Reader, item: Node, place: Place) -> MiddlewareUse | None:
     (name, options), *others = item.pairs
     for other, _ in others:
         message = (
-            f"{other.text!r} is a second key in the list item of {name.text!r}: "
-            f"indent it to be an option of {name.text!r}, or give it a dash of its own"
+            f"{quoted(other.text)} is a second key in the list item of {quoted(name.text)}: "
+            f"indent it to be an option of {quoted(name.text)}, or give it a dash of its own"
         )
         reader.report.error(other.mark, "two-keys", message)
     empty = isinstance(options, Scalar) and not options.quoted and options.text in {"", "~", "null"}
@@ -90,12 +90,12 @@ def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> Middlewar
 def _unknown(reader: Reader, name: Scalar) -> tuple[str, str]:
     text = name.text
     if text in reader.catalog.planned or ":" in text:
-        return "not-built", f"middleware {text!r} is not in this version of tidegate"
+        return "not-built", f"middleware {quoted(text)} is not in this version of tidegate"
     if "${" in text:
         return "interpolation", "a middleware's name is not interpolated: write the name itself"
-    near = hint(text, [*reader.catalog.entries, *reader.catalog.planned])
-    offer = f": there are {', '.join(sorted(reader.catalog.entries))}" if reader.catalog.entries else ""
-    return "unknown-middleware", f"unknown middleware {text!r}{near or offer}"
+    near = reader.report.hint(text, [*reader.catalog.entries, *reader.catalog.planned])
+    offer = f": there are {listed(sorted(reader.catalog.entries))}" if reader.catalog.entries else ""
+    return "unknown-middleware", f"unknown middleware {quoted(text)}{near or offer}"
 
 
 def _options_type(options: Any, node: Node) -> inspect.Type:

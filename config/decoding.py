@@ -16,8 +16,8 @@ from msgspec import UNSET, inspect
 
 from config import chains, scalars
 from config.catalog import Catalog
+from config.document import LITERAL, Node, Scalar, Sequence
 from config.document import Mapping as MappingNode
-from config.document import Node, Scalar, Sequence
 from config.interpolation import interpolate
 from config.problems import Invalid
 from config.report import Place, Report
@@ -25,7 +25,7 @@ from config.scalars import Words
 from config.schema import Route, Server, Table
 from config.secrets import find_literal_secret
 from config.shapes import LISTS, SCALARS, bare, described, eagerness, marker_of, names_of, read_as, takes
-from config.suggestions import hint
+from config.wording import quoted
 
 _PARTIAL = (Table, Server, Route)
 _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
@@ -34,7 +34,6 @@ _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
     ("le", lambda value, bound: value <= bound, "at most"),
     ("lt", lambda value, bound: value < bound, "less than"),
 )
-LITERAL = "a literal secret has no place in a table: name a variable or a file with the middleware 'key'"
 
 
 class Reader:
@@ -55,6 +54,8 @@ class Reader:
 
     def wrong(self, node: Node, expected: str, place: Place) -> Any:
         """Report that `expected` should stand at `place`; UNSET."""
+        if isinstance(node, Scalar) and find_literal_secret(node.text):
+            return UNSET
         return self.fail(place, "type", f"expected {expected}, found {self._named(node)}")
 
     def fail(self, place: Place, code: str, message: str) -> Any:
@@ -64,6 +65,9 @@ class Reader:
 
     def words(self, node: Scalar, place: Place) -> Words | None:
         """The scalar with its variables replaced; None with the problem reported."""
+        if find_literal_secret(node.text) and not _is_expectation(place):
+            # Already reported, and whatever else could be said of it would have to name it.
+            return None
         if "${" not in node.text:
             return Words(node.text, plain=not node.quoted, source=node.text)
         if not node.quoted:
@@ -76,10 +80,14 @@ class Reader:
             return None
         if not result.replaced:
             return Words(result.text, plain=False, source=result.text)
-        self.report.interpolated(place, node.text, result.text)
-        if find_literal_secret(result.text) and place[-1] != "expect":
-            if not find_literal_secret(node.text):
-                self.report.error_at(place, "literal-secret", f"{node.text!r} turns into a secret: {LITERAL}")
+        self.report.sources[place] = node.text
+        if find_literal_secret(result.text) and not _is_expectation(place):
+            message = f"{quoted(node.text)} turns into a secret: {LITERAL}"
+            self.report.error_at(place, "literal-secret", message)
+            return None
+        if any("\ud800" <= character <= "\udfff" for character in result.text):
+            # How the environment's bytes come to us that are no UTF-8.
+            self.report.error_at(place, "interpolation", f"the text of {quoted(node.text)} is not UTF-8")
             return None
         return Words(result.text, plain=True, source=node.text, interpolated=True)
 
@@ -131,7 +139,9 @@ class Reader:
                 field = by_name[key.text]
                 values[field.name] = self.read(value, field.type, inside)
             elif not (wanted.cls is Table and key.text.startswith("x-")):
-                message = f"unknown key {key.text!r}{hint(key.text, by_name) or _offer(by_name)}"
+                message = (
+                    f"unknown key {quoted(key.text)}{self.report.hint(key.text, by_name) or _offer(by_name)}"
+                )
                 self.report.error(key.mark, "unknown-key", message)
                 values["*"] = UNSET
         present = {key.text for key, _ in node.pairs}
@@ -152,10 +162,12 @@ class Reader:
         try:
             return wanted.cls(**values)
         except ValueError as error:
-            named = error.field if isinstance(error, Invalid) else None
-            encoded = {field.name: field.encode_name for field in wanted.fields}
-            inside = (*place, encoded.get(named, named)) if named else place
-            return self.fail(inside, "invalid", self.report.scrubbed(str(error), place))
+            inside = place
+            if isinstance(error, Invalid) and error.field:
+                encoded = {field.name: field.encode_name for field in wanted.fields}
+                inside = (*place, encoded.get(error.field, error.field), *error.inside)
+            origin = f" (from {quoted(self.report.sources[inside])})" if inside in self.report.sources else ""
+            return self.fail(inside, "invalid", f"{error}{origin}")
 
     def _union(self, node: Node, types: tuple[inspect.Type, ...], place: Place) -> Any:
         members = [member for member in types if not isinstance(member, inspect.NoneType)]
@@ -197,7 +209,7 @@ class Reader:
         found = f"expected {wanted}, found {words}"
         literals = [str(v) for m in members if isinstance(m, inspect.LiteralType) for v in m.values]
         return self.fail(
-            place, "type", found + (hint(words.text, literals) if not words.interpolated else "")
+            place, "type", found + (self.report.hint(words.text, literals) if not words.interpolated else "")
         )
 
     def _map(self, node: Node, value_type: inspect.Type, place: Place) -> Any:
@@ -274,7 +286,9 @@ class Reader:
         except ValueError as error:
             near = ""
             if isinstance(wanted, inspect.LiteralType) and not words.interpolated:
-                near = hint(words.text, [value for value in wanted.values if isinstance(value, str)])
+                near = self.report.hint(
+                    words.text, [value for value in wanted.values if isinstance(value, str)]
+                )
             return self.fail(place, "type", f"{error}{near}")
 
     def _bounded(self, value: Any, wanted: inspect.Type, place: Place) -> Any:
@@ -292,22 +306,10 @@ class Reader:
         return value
 
 
-def scan_secrets(root: Node, report: Report) -> None:
-    """Report literal secrets in every key and value as written, but for options called `expect`."""
-    seen: set[int] = set()
-    waiting: list[tuple[Node, bool]] = [(root, False)]
-    while waiting:
-        node, exempt = waiting.pop()
-        if id(node) in seen or (exempt and isinstance(node, Scalar)):
-            continue
-        seen.add(id(node))
-        if isinstance(node, Sequence):
-            waiting.extend((item, False) for item in node.items)
-        elif isinstance(node, MappingNode):
-            waiting.extend((value, key.text == "expect") for key, value in node.pairs)
-            waiting.extend((key, False) for key, _ in node.pairs)
-        elif find_literal_secret(node.text):
-            report.error(node.mark, "literal-secret", LITERAL)
+def _is_expectation(place: Place) -> bool:
+    """Is this the option `expect` of a `key` in a chain? It begins like a secret, and is none."""
+    options = place[:-2] if len(place) > 1 and isinstance(place[-2], int) else place[:-1]
+    return place[-1:] == ("expect",) and options[-1:] == ("key",) and isinstance(options[-2:][0], int)
 
 
 def _offer(names: Mapping[str, Any]) -> str:

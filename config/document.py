@@ -19,6 +19,8 @@ from ruamel.yaml.reader import ReaderError
 
 from config.problems import Mark
 from config.report import Report
+from config.secrets import find_literal_secret
+from config.wording import quoted, short
 
 MAX_NODES = 100_000
 MAX_DEPTH = 100
@@ -60,9 +62,12 @@ class _Stop(Exception):
 def read(text: str, report: Report) -> Node | None:
     """The one document in `text`; None when it has none or cannot be read as a whole."""
     try:
-        return _Builder(_events(text, report), report).document()
+        builder = _Builder(_events(text, report), report)
+        root = builder.document()
     except _Stop:
         return None
+    builder.tell_secrets(root)
+    return root
 
 
 def _events(text: str, report: Report) -> Iterator[Any]:
@@ -119,6 +124,11 @@ def _unquoted_dollar(line: str) -> int | None:
     return found if found >= 0 else None
 
 
+# A quoted escape can write one; no file, terminal or header can hold it.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+LITERAL = "a literal secret has no place in a table: name a variable or a file with the middleware 'key'"
+
 _BEGINNINGS = frozenset({"ScalarEvent", "SequenceStartEvent", "MappingStartEvent", "AliasEvent"})
 
 
@@ -130,6 +140,9 @@ class _Builder:
         self._report = report
         # None while the anchored node is being built: an alias to it would be recursive.
         self._anchors: dict[str, Node | None] = {}
+        # Every node, alias and merged pair that was gone through, also those that led to nothing.
+        self._total = 0
+        self._suspects: list[Scalar] = []
 
     def document(self) -> Node | None:
         root: Node | None = None
@@ -146,6 +159,7 @@ class _Builder:
     def _node(self, event: Any, depth: int) -> Node:
         mark = _mark(event)
         kind = type(event).__name__
+        self._count(1, mark)
         if kind == "AliasEvent":
             return self._aliased(event.anchor, mark)
         if depth > MAX_DEPTH:
@@ -166,6 +180,18 @@ class _Builder:
             self._anchors[event.anchor] = node
         return node
 
+    def _count(self, number: int, mark: Mark) -> None:
+        self._total += number
+        if self._total > MAX_NODES:
+            _stop(self._report, mark, "yaml-alias", f"with its aliases this is more than {MAX_NODES} values")
+
+    def tell_secrets(self, root: Node | None) -> None:
+        """Report the literal secrets among all scalars, also those that no value came of."""
+        exempt = {id(node) for node in _expectations(root)} if self._suspects else set()
+        for scalar in self._suspects:
+            if id(scalar) not in exempt:
+                self._report.error(scalar.mark, "literal-secret", LITERAL)
+
     def _until(self, end: str, depth: int) -> Iterator[Node]:
         for event in self._events:
             if type(event).__name__ == end:
@@ -174,17 +200,29 @@ class _Builder:
 
     def _aliased(self, anchor: str, mark: Mark) -> Node:
         if anchor not in self._anchors:
-            _stop(self._report, mark, "yaml-alias", f"there is no anchor &{anchor} before this alias")
+            _stop(self._report, mark, "yaml-alias", f"there is no anchor &{short(anchor)} before this alias")
         node = self._anchors[anchor]
         if node is None:
-            _stop(self._report, mark, "yaml-alias", f"*{anchor} stands inside its own anchor &{anchor}")
+            _stop(
+                self._report,
+                mark,
+                "yaml-alias",
+                f"*{short(anchor)} stands inside its own anchor &{short(anchor)}",
+            )
         return node
 
     def _scalar(self, event: Any, mark: Mark) -> Scalar:
-        quoted = bool(event.style)
-        if not quoted and "${" in event.value:
+        is_quoted = bool(event.style)
+        if not is_quoted and "${" in event.value:
             self._report.error(mark, "unquoted-dollar", UNQUOTED)
-        return Scalar(event.value, quoted, mark)
+        if _SURROGATE.search(event.value):
+            self._report.error(
+                mark, "yaml", "half of a surrogate pair is no character: write the character itself"
+            )
+        node = Scalar(_SURROGATE.sub("\ufffd", event.value), is_quoted, mark)
+        if find_literal_secret(node.text):
+            self._suspects.append(node)
+        return node
 
     def _measure(self, nodes: tuple[Node, ...], mark: Mark) -> tuple[int, int]:
         size = 1 + sum(1 if isinstance(node, Scalar) else node.size for node in nodes)
@@ -218,7 +256,8 @@ class _Builder:
                 own[key.text] = (key, value)
         for second, _ in merges[1:]:
             self._duplicate(second, merges[0][0])
-        for source in self._sources(merges[0][1]) if merges else ():
+        for source in self._sources(*merges[0]) if merges else ():
+            self._count(len(source.pairs), mark)
             for key, value in source.pairs:
                 own.setdefault(key.text, (key, value))
         pairs = tuple(own.values())
@@ -226,18 +265,44 @@ class _Builder:
 
     def _duplicate(self, key: Scalar, first: Scalar) -> None:
         advice = ": merge a list of aliases instead" if key.text == "<<" else ""
-        message = f"duplicate key {key.text!r}, already on line {first.mark.line}{advice}"
+        message = f"duplicate key {quoted(key.text)}, already on line {first.mark.line}{advice}"
         self._report.error(key.mark, "duplicate-key", message)
 
-    def _sources(self, value: Node) -> list[Mapping]:
+    def _sources(self, merge: Scalar, value: Node) -> list[Mapping]:
         """The mappings that a `<<` merges; of two with one key the earlier wins."""
         candidates = value.items if isinstance(value, Sequence) else (value,)
+        self._count(len(candidates), merge.mark)
         for candidate in candidates:
             if not isinstance(candidate, Mapping):
                 message = "<< takes an alias of a mapping, or a list of them: write <<: *name"
-                self._report.error(candidate.mark, "merge", message)
+                self._report.error(merge.mark, "merge", message)
         return [candidate for candidate in candidates if isinstance(candidate, Mapping)]
 
 
 def _mark(event: Any) -> Mark:
     return Mark(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+def _expectations(root: Node | None) -> Iterator[Scalar]:
+    """The values of the option `expect` of each `key` in a list: they begin like secrets, and are none."""
+    seen: set[int] = set()
+    waiting = [] if root is None else [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen or isinstance(node, Scalar):
+            continue
+        seen.add(id(node))
+        if isinstance(node, Mapping):
+            waiting.extend(value for _, value in node.pairs)
+            continue
+        waiting.extend(node.items)
+        for item in node.items:
+            for name, options in item.pairs if isinstance(item, Mapping) else ():
+                yield from _expected(options) if name.text == "key" else ()
+
+
+def _expected(options: Node) -> Iterator[Scalar]:
+    for source in options.items if isinstance(options, Sequence) else (options,):
+        for name, value in source.pairs if isinstance(source, Mapping) else ():
+            if name.text == "expect" and isinstance(value, Scalar):
+                yield value

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from config.wording import short
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPENING = re.compile(r"\$?\$\{")
 
@@ -47,10 +49,11 @@ def _value(inside: str, environ: Mapping[str, str]) -> str:
     if _NAME.fullmatch(name) is None:
         raise ValueError("what stands in ${…} is no variable: write ${NAME} or ${NAME:-default}")
     if "${" in default:
-        raise ValueError(f"the default of ${{{name}}} holds another ${{: write plain text there")
+        raise ValueError(f"the default of ${{{short(name)}}} holds another ${{: write plain text there")
     value = environ.get(name, "")
     if value:
         return value
     if not has_default:
-        raise ValueError(f"{name} is not set: set it, or give a default: ${{{name}:-…}}")
+        shown = short(name)
+        raise ValueError(f"{shown} is not set: set it, or give a default: ${{{shown}:-…}}")
     return default

@@ -19,7 +19,8 @@ from config.problems import Finding
 from config.report import Place, Report
 from config.schema import MiddlewareUse, Route, Table
 from config.secrets import SecretStore
-from config.upstreams import Upstream, parse_upstream
+from config.upstreams import Upstream, parse_upstream, shown_upstream
+from config.wording import listed, quoted
 
 
 class Site(NamedTuple):
@@ -103,8 +104,8 @@ def _upstreams(site: Site) -> None:
         try:
             upstream = parse_upstream(route.upstream)
         except ValueError as error:
-            shown = site.report.shown(place, route.upstream)
-            site.report.error_at(place, "upstream-url", f"upstream {shown}: {error}")
+            shown = shown_upstream(site.report.sources.get(place, route.upstream))
+            site.report.error_at(place, "upstream-url", f"upstream{shown}: {error}")
         else:
             _not_ourselves(site, place, upstream)
 
@@ -152,7 +153,7 @@ def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
     first: dict[str, int] = {}
     for start, use in _uses(site, uses, place):
         if use.name in first and not site.catalog.entries[use.name].repeatable:
-            message = f"{use.name!r} stands in this list already, on line {first[use.name]}"
+            message = f"{quoted(use.name)} stands in this list already, on line {first[use.name]}"
             site.report.error_at_key(start, "listed-twice", message)
         first.setdefault(use.name, use.mark.line)
 
@@ -163,13 +164,14 @@ def _at_the_top(site: Site, uses: tuple[MiddlewareUse, ...]) -> None:
         fields = site.catalog.entries[use.name].top_fields
         if fields is None:
             offer = f"; here may stand {', '.join(allowed)}" if allowed else ""
-            message = f"{use.name!r} works on one attempt at a route: move it into the routes{offer}"
+            message = f"{quoted(use.name)} works on one attempt at a route: move it into the routes{offer}"
             site.report.error_at_key(start, "not-at-top", message)
         elif fields:
             for option in _set_options(site, start):
                 if option[-1] not in fields:
                     only = " and ".join(map(repr, sorted(fields)))
-                    message = f"here {use.name!r} takes {only} only: move {option[-1]!r} into the routes"
+                    moved = quoted(str(option[-1]))
+                    message = f"here {quoted(use.name)} takes {only} only: move {moved} into the routes"
                     site.report.error_at_key(option, "not-at-top", message)
 
 
@@ -184,7 +186,7 @@ def _in_order(site: Site, uses: tuple[MiddlewareUse, ...], place: Place, scene: 
     behind = scene.behind
     for start, use in _uses(site, uses, place):
         here = Scene(scene.route, scene.host, behind, scene.secrets)
-        behind = (*behind, use.name)
+        behind = behind if use.name in behind else (*behind, use.name)
         if use.options is UNSET:
             continue
         for inside, options in _each(use.options, start):
@@ -204,8 +206,13 @@ def _each(options: Any, start: Place) -> Iterator[tuple[Place, Any]]:
 
 def _find(site: Site, start: Place, finding: Finding) -> None:
     place = start if finding.field is None else (*start, finding.field)
-    # The message may speak of the route's host as well as of the options.
-    message = site.report.scrubbed(finding.message, start[:2] if start[0] == "routes" else start)
+    # Findings speak of the options, and of the host that they meet.
+    routes = (start[1],) if start[0] == "routes" else site.routes
+    sources = [text for other, text in site.report.sources.items() if other[: len(start)] == start]
+    interpolated = sources or any(("routes", name, "upstream") in site.report.sources for name in routes)
+    message = finding.message if interpolated or not finding.precise else finding.precise
+    if sources:
+        message += f" (from {listed(sources)})"
     site.report.add(site.report.mark(place), finding.level, finding.code, message)
 
 

@@ -5,6 +5,7 @@ Whatever the file holds, the outcome is a value: no exception leaves `load` for 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from msgspec import Struct, inspect, structs
 
 from config.addresses import Address, parse_address
 from config.catalog import Catalog
-from config.decoding import Reader, scan_secrets
+from config.decoding import Reader
 from config.document import Node, Scalar, read
 from config.files import read_regular
 from config.lint import Site, judge
@@ -21,6 +22,7 @@ from config.problems import Mark, Problem
 from config.report import Place, Report
 from config.schema import Server, Table
 from config.secrets import SecretStore
+from config.wording import quoted
 
 MAX_BYTES = 1024 * 1024
 
@@ -63,11 +65,12 @@ def find_table(explicit: str | Path | None, environ: Mapping[str, str], cwd: Pat
     if named:
         return Path(named)
     for candidate in (cwd / _LOCAL, _SYSTEM):
-        if candidate.exists():
+        # Not Path.exists: a folder that may not be looked into is not ours, and no traceback.
+        if os.path.exists(candidate):  # noqa: PTH110
             return candidate
     raise FileNotFoundError(
         f"no route table: -c is not given, TIDEGATE_CONFIG is not set, "
-        f"and neither {cwd / _LOCAL} nor {_SYSTEM} exists"
+        f"and neither {cwd / _LOCAL} nor {_SYSTEM} exists or can be looked at"
     )
 
 
@@ -85,7 +88,6 @@ def load(
     text = _text(path, report)
     root = None if text is None else read(text, report)
     if root is not None and not _is_empty(root, report):
-        scan_secrets(root, report)
         table = Reader(report, catalog, environ).read(root, inspect.type_info(Table), ())
     elif text is not None and not report.problems:
         report.error(Mark(), "empty", "the file is empty: a table begins with version: 1 and routes:")
@@ -154,5 +156,6 @@ def _option(text: str | None, option: str, place: Place, report: Report) -> Addr
     try:
         return parse_address(text)
     except ValueError as error:
-        report.error_at(place, "address", f"{text!r} is not an address: {error}")
+        shown = "it" if "@" in text else quoted(text)
+        report.error_at(place, "address", f"{shown} is not an address: {error}")
         return None

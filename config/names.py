@@ -8,7 +8,7 @@ from itertools import count, takewhile
 
 from config.report import Place, Report
 from config.schema import Route, Table
-from config.suggestions import hint
+from config.wording import listed, quoted
 
 _ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # A route's name is the first segment of /{route}/v1/…, beside our own paths.
@@ -39,10 +39,12 @@ def _route_names(known: dict[str, Route | None], report: Report) -> None:
         report.error_at(("routes",), "no-routes", message)
     for name in known:
         if name in RESERVED:
-            message = f"{name!r} is a path of tidegate's own and no route's name: choose another"
+            message = f"{quoted(name)} is a path of tidegate's own and no route's name: choose another"
             report.error_at_key(("routes", name), "route-name", message)
         elif _ROUTE_NAME.fullmatch(name) is None:
-            message = f"{name!r} is no route's name: use letters, digits, and after the first also . _ -"
+            message = (
+                f"{quoted(name)} is no route's name: use letters, digits, and after the first also . _ -"
+            )
             report.error_at_key(("routes", name), "route-name", message)
 
 
@@ -51,11 +53,12 @@ def _explicit_routes(routes: dict[str, Route], report: Report) -> None:
         if not route.explicit_only:
             continue
         if route.serves:
-            message = f"{name!r} is explicit_only, so it cannot claim bare names with serves"
+            message = f"{quoted(name)} is explicit_only, so it cannot claim bare names with serves"
             report.error_at(("routes", name, "serves"), "explicit-only", message)
         if route.list == "ask":
             message = (
-                f"{name!r} is explicit_only, so it is never asked for its models: list names, or nothing"
+                f"{quoted(name)} is explicit_only, so it is never asked for its models: "
+                "list names, or nothing"
             )
             report.error_at(("routes", name, "list"), "explicit-only", message)
 
@@ -66,7 +69,7 @@ def _claims(routes: dict[str, Route], report: Report) -> None:
         for i, model in enumerate(route.serves):
             place = ("routes", name, "serves", i)
             if claimed.setdefault(model, name) != name:
-                message = f"{report.shown(place, model)} is claimed by {claimed[model]!r} already"
+                message = f"{report.shown(place, model)} is claimed by {quoted(claimed[model])} already"
                 report.error_at(place, "claimed-twice", message)
 
 
@@ -77,12 +80,11 @@ def _model_names(known: dict[str, Route | None], report: Report) -> None:
         place = ("models", name)
         route, slash, _ = name.partition("/")
         if name in known:
-            message = (
-                f"{name!r} is a route on line {report.keys['routes', name].line} already: choose another name"
-            )
+            line = report.keys["routes", name].line
+            message = f"{quoted(name)} is a route on line {line} already: choose another name"
             report.error_at_key(place, "shared-name", message)
         elif slash and route in known:
-            message = f"{name!r} means a model of the route {route!r}: do not begin the name with {route}/"
+            message = f"{quoted(name)} means a model of the route {quoted(route)}: do not begin the name so"
             report.error_at_key(place, "shared-name", message)
         elif not name:
             report.error_at_key(place, "model-name", "a name under models cannot be empty")
@@ -102,7 +104,7 @@ def _target(place: Place, target: str, known: dict[str, Route | None], report: R
     if name in known and slash and model:
         route = known[name]
         if route is not None and route.explicit_only:
-            message = f"{name!r} is explicit_only: no alias or ladder may lead to it"
+            message = f"{quoted(name)} is explicit_only: no alias or ladder may lead to it"
             report.error_at(place, "explicit-only", _masked(message, name, place, report))
     elif ("models", target) in report.keys:
         message = f"{shown} is a name under models itself, and those do not chain: write its ROUTE/MODEL"
@@ -110,7 +112,7 @@ def _target(place: Place, target: str, known: dict[str, Route | None], report: R
     elif name in known:
         report.error_at(place, "target", f"{shown} has no model: write ROUTE/MODEL")
     elif not slash or not name or not model:
-        near = "" if place in report.sources else hint(name, known)
+        near = "" if place in report.sources else report.hint(name, known)
         report.error_at(place, "target", f"{shown} is not ROUTE/MODEL{near}")
     else:
         report.error_at(place, "unknown-route", _unknown(place, name, known, report))
@@ -124,17 +126,19 @@ def _default(name: str | None, known: dict[str, Route | None], report: Report) -
     if name not in known:
         report.error_at(place, "unknown-route", _unknown(place, name, known, report))
     elif route is not None and route.explicit_only:
-        message = f"{name!r} is explicit_only: it cannot be the default_route"
+        message = f"{quoted(name)} is explicit_only: it cannot be the default_route"
         report.error_at(place, "explicit-only", _masked(message, name, place, report))
 
 
 def _unknown(place: Place, name: str, known: dict[str, Route | None], report: Report) -> str:
     if place in report.sources:
-        return f"{report.sources[place]!r} names no route"
-    offer = f": there are {', '.join(known)}" if known else ""
-    return f"there is no route {name!r}{hint(name, known) or offer}"
+        return f"{quoted(report.sources[place])} names no route"
+    offer = f": there are {listed(known)}" if known else ""
+    return f"there is no route {quoted(name)}{report.hint(name, known) or offer}"
 
 
 def _masked(message: str, name: str, place: Place, report: Report) -> str:
     """`message` with the source in place of a name that came from the environment."""
-    return message.replace(repr(name), repr(report.sources[place])) if place in report.sources else message
+    return (
+        message.replace(quoted(name), quoted(report.sources[place])) if place in report.sources else message
+    )

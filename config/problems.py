@@ -35,21 +35,25 @@ class Problem(Struct, frozen=True):
 class Finding(Struct, frozen=True):
     """What a middleware's options say about themselves, before it has a place in a file.
 
-    `field` names the option that it is about; None means the middleware as a whole.
+    `field` names the option that it is about; None means the middleware as a whole. `message` holds no
+    value. `precise` may, and stands in its place unless an option or the upstream is interpolated.
     """
 
     level: Literal["error", "warning"]
     code: str
     message: str
     field: str | None = None
+    precise: str | None = None
 
 
 class Invalid(ValueError):
     """Raised by an options struct's `__post_init__`: the values do not fit each other.
 
-    `field` names the option to point at, None the whole.
+    The message holds no value: it may have come from the environment. `field` names the option to
+    point at, None the whole; `inside` leads on to a key or an index in it.
     """
 
-    def __init__(self, message: str, field: str | None = None) -> None:
+    def __init__(self, message: str, field: str | None = None, *inside: str | int) -> None:
         super().__init__(message)
         self.field = field
+        self.inside = inside

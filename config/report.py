@@ -6,14 +6,19 @@ when that is a scalar, else at its key, which is where a reader looks for a bloc
 
 from __future__ import annotations
 
-import re
-from functools import partial
+from collections.abc import Collection
 from typing import Literal
 
 from config.problems import Mark, Problem
 from config.secrets import redact
+from config.suggestions import hint
+from config.wording import quoted
 
 Place = tuple[str | int, ...]
+
+# Past so many problems nobody reads hints; and a name costs its letters times those it is compared with.
+_HINTED_PROBLEMS = 100
+_HINTED_LETTERS = 4_000_000
 
 
 class Report:
@@ -27,13 +32,13 @@ class Report:
         self.keys: dict[Place, Mark] = {}
         # The source text of every interpolated value: what messages may show of it.
         self.sources: dict[Place, str] = {}
-        self._values: dict[Place, str] = {}
         # Where the options of each middleware of a chain stand, in the chain's order.
         self.uses: dict[Place, list[Place]] = {}
         # Where a value could not be read: the rules keep silent about it.
         self.broken: set[Place] = set()
         # Places that the command line has taken over, and the option that did.
         self.overridden: dict[Place, str] = {}
+        self._letters = _HINTED_LETTERS
 
     @property
     def problems(self) -> list[Problem]:
@@ -71,22 +76,16 @@ class Report:
 
     def shown(self, place: Place, value: str) -> str:
         """`value` in quotes for a message; what came from the environment is shown as its source."""
-        return repr(self.sources.get(place, value))
+        return quoted(self.sources.get(place, value))
 
-    def interpolated(self, place: Place, source: str, value: str) -> None:
-        """Note that the value at a place came from the environment."""
-        self.sources[place] = source
-        self._values[place] = value
+    def usable(self, place: Place) -> bool:
+        """Could the value at a place be read, or has the command line given it?"""
+        around = any(place[:n] in self.broken for n in range(len(place)))
+        return place not in self.broken and (place in self.overridden or not around)
 
-    def scrubbed(self, message: str, place: Place) -> str:
-        """A middleware's own message, with the interpolated values at and below a place as their source."""
-        for other, value in self._values.items():
-            if value and other[: len(place)] == place:
-                # A function, since a replacement text would have its backslashes read.
-                source = partial(_constant, self.sources[other])
-                message = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", source, message)
-        return message
-
-
-def _constant(text: str, _: re.Match[str]) -> str:
-    return text
+    def hint(self, name: str, candidates: Collection[str]) -> str:
+        """`config.suggestions.hint`, but no work for hints that nobody would come to read."""
+        self._letters -= len(name) ** 2 * len(candidates)
+        if len(self._problems) > _HINTED_PROBLEMS or self._letters < 0:
+            return ""
+        return hint(name, candidates)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from config.addresses import parse_address
 from config.units import parse_duration, parse_rate, parse_size
+from config.wording import quoted, short
 
 Kind = Literal["null", "boolean", "integer", "number", "text"]
 
@@ -23,7 +24,6 @@ _NUMBER = re.compile(
 _YES = frozenset({"true", "yes", "on", "y"})
 _NO = frozenset({"false", "no", "off", "n"})
 _MAX_DIGITS = 18
-_SHOWN = 60
 
 NOTATIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "duration": ("a duration such as 10s", parse_duration),
@@ -53,16 +53,16 @@ class Words:
     def __str__(self) -> str:
         """How a message names it. The text of an interpolated scalar is never shown."""
         if self.interpolated:
-            return f"the text of {_short(self.source)}"
+            return f"the text of {quoted(self.source)}"
         match self.kind:
             case "null":
                 return "nothing"
             case "boolean":
                 return self.text
             case "integer" | "number":
-                return f"the number {_short(self.text, quote=False)}"
+                return f"the number {short(self.text)}"
             case "text":
-                return f"the text {_short(self.text)}"
+                return f"the text {quoted(self.text)}"
 
 
 def kind_of(text: str) -> Kind:
@@ -80,7 +80,7 @@ def read_text(words: Words) -> str:
     """Text; a bare number, boolean or null is none."""
     if words.interpolated or words.kind == "text":
         return words.text
-    advice = "" if words.kind == "null" else f': write "{_short(words.text, quote=False)}" in quotes'
+    advice = "" if words.kind == "null" else f': write "{short(words.text)}" in quotes'
     raise ValueError(f"expected text, found {words}{advice}")
 
 
@@ -142,7 +142,9 @@ def read_notation(words: Words, notation: str) -> Any:
         if words.interpolated:
             # The parser's message shows the text, which came from the environment.
             raise ValueError(f"{words} is not {expected}") from None
-        raise ValueError(f"{_short(words.text)} is not {expected}: {error}") from None
+        # A listener with a user in it has a password, too.
+        shown = "it" if "@" in words.text else quoted(words.text)
+        raise ValueError(f"{shown} is not {expected}: {error}") from None
 
 
 def read_any(words: Words) -> Any:
@@ -171,12 +173,7 @@ def _unquoted(words: Words, wanted: Kind) -> str:
         return ""
     inner = kind_of(words.text)
     if not words.plain and inner in {wanted, "integer"}:
-        return f": write {_short(words.text, quote=False)} without quotes"
+        return f": write {short(words.text)} without quotes"
     if wanted == "integer" and inner == "number" and re.fullmatch(r"[0-9]{1,15}\.0*", words.text):
         return f": write {words.text.partition('.')[0]}"
     return ""
-
-
-def _short(text: str, *, quote: bool = True) -> str:
-    cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
-    return repr(cut) if quote else cut

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from config.wording import quoted
+
 _MAX_LENGTH = 200
 _NEAR_MISS_LENGTH = 4
 
@@ -61,4 +63,4 @@ def _is_slip(name: str, route: str) -> bool:
 def hint(name: str, candidates: Iterable[str]) -> str:
     """`, did you mean 'X'?`, or nothing: the tail of a message about an unknown name."""
     found = nearest(name, candidates)
-    return f", did you mean {found!r}?" if found else ""
+    return f", did you mean {quoted(found)}?" if found else ""

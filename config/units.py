@@ -13,6 +13,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from config.wording import short
+
 Duration = Annotated[
     float,
     Meta(
@@ -119,7 +121,7 @@ def parse_rate(text: str) -> Rate:
     match = _RATE.fullmatch(text)
     if match is None:
         if _digits(text):
-            raise ValueError(f"a bare number has no period: write {text}/min")
+            raise ValueError(f"a bare number has no period: write {short(text)}/min")
         raise ValueError("a rate is a whole number, a slash and s, min, h or d, such as 60/min")
     number, period = match.groups()
     if period not in _PERIODS:
@@ -140,7 +142,7 @@ def _quantity(text: str, teaching: str, unit: str) -> tuple[str, str]:
     if match[1]:
         raise ValueError(f"it takes no sign: {teaching}")
     if not match[3]:
-        raise ValueError(f"a bare number has no unit: write {match[2]}{unit}")
+        raise ValueError(f"a bare number has no unit: write {short(match[2])}{unit}")
     return match[2], match[3]
 
 
@@ -152,6 +154,7 @@ def _respelt(
     all_units: str,
 ) -> str:
     """What to write for a unit that is unknown, or that is set apart from its number."""
+    number, unit = short(number), short(unit)
     if unit in known:
         return f"number and unit stand together: write {number}{unit}"
     for right, wrong in slips.items():

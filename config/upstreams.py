@@ -8,8 +8,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from config.wording import quoted
+
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
+_ENDPOINT = re.compile(r"[A-Za-z]+://[A-Za-z0-9.-]+")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -39,6 +42,17 @@ def parse_upstream(text: str) -> Upstream:
     if not _is_host(host) or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("the host or the port is malformed: write https://host:port/v1")
     return Upstream(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
+
+
+def shown_upstream(text: str) -> str:
+    """What a message may show of an upstream, with a space before it; nothing of one with an @ in it."""
+    if "@" in text:
+        return ""
+    if "?" not in text and "#" not in text:
+        return f" {quoted(text)}"
+    # Keys go into queries: of those, scheme and host are all that is told.
+    match = _ENDPOINT.match(text)
+    return f" {quoted(match[0])}" if match else ""
 
 
 def _refuse_extras(text: str, netloc: str) -> None:

@@ -42,7 +42,7 @@ class Floor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if self.cap is not None and self.cap < self.min:
-            raise Invalid(f"cap {self.cap} is below min {self.min}", "cap")
+            raise Invalid("cap is below min", "cap")
 
 
 class Clocks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,12 +85,12 @@ class Key(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.pass_ and "client_keys" in scene.behind:
             yield Finding("error", "pass-behind-clients", "pass: true behind client_keys", "pass")
         if self.expect and (wrong := key_fits(self.expect, scene.host)):
-            yield Finding("error", "key-host", wrong, "expect")
+            yield Finding("error", "key-host", "expect does not fit the host", "expect", wrong)
         if scene.secrets is not None and not self.pass_:
             try:
                 scene.secrets.resolve(KeySource(env=self.env, file=self.file, expect=self.expect))
             except SecretError as error:
-                yield Finding("warning", "secret", str(error))
+                yield Finding("warning", "secret", "there is no key", precise=str(error))
 
 
 CATALOG = Catalog(

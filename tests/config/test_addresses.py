@@ -51,7 +51,7 @@ def test_an_address_is_read_and_written_the_same(text, address):
         ("https://a:80/v1", "a listener has no path: write https://host:port"),
         ("me@a:80", "a listener has no user: write host:port"),
         ("http://a:80/", "a listener without TLS has no scheme: write a:80"),
-        ("tcp://a:80", "there is no listener of the kind tcp://: write host:port, https:// or unix:"),
+        ("tcp://a:80", "there is no listener of the kind 'tcp://': write host:port, https:// or unix:"),
         ("unix:a.sock", "a unix address is unix: and an absolute path: write unix:/run/tidegate.sock"),
         ("unix://a", "a unix address is unix: and an absolute path: write unix:/run/tidegate.sock"),
         ("unix:/run/", "the path of a unix address ends in a file name: write unix:/run/tidegate.sock"),

@@ -197,6 +197,15 @@ def test_the_table_is_looked_for_in_four_places(tmp_path):
     assert find_table(None, {}, tmp_path) == local
 
 
+def test_a_folder_that_may_not_be_looked_into_has_no_table(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(FileNotFoundError, match="no route table"):
+        find_table(None, {}, tmp_path)
+
+
 def test_loading_changes_neither_the_file_nor_the_environment(tmp_path):
     environ = {"X": "1"}
     load_text(SOUND, tmp_path, environ)
