@@ -17,6 +17,7 @@ from config.wording import quoted
 
 _MAX_PORT = 65535
 _MAX_HOST = 80
+_LOCAL_NAMES = frozenset({"localhost", "ip6-localhost"})
 # sun_path holds 108 bytes, the closing NUL included (unix(7)).
 _MAX_UNIX_PATH = 107
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
@@ -88,18 +89,29 @@ def parse_address(text: str) -> Address:
 def same_endpoint(host: str, port: int, address: Address) -> bool:
     """Would a connection to `host` and `port` from this machine reach a listener at `address`?
 
-    The unspecified address takes what is sent to any loopback address and to this machine's name;
-    loopback addresses and `localhost` are one host.
+    Addresses are compared exactly, and `localhost` is 127.0.0.1 and ::1. A listener on the unspecified
+    address takes what is sent to any loopback address and to this machine's name.
     """
     if address.kind not in {"tcp", "tls"} or not address.port or address.port != port:
         return False
     wanted, own = _bare(host), _bare(address.host)
-    if wanted == own or (_ip(own) is not None and _ip(wanted) == _ip(own)):
+    if wanted == own or _reached(wanted) & _reached(own):
         return True
-    if _is_unspecified(own):
-        return _is_loopback(wanted) or _is_unspecified(wanted) or _is_this_machine(wanted)
-    # A connection to 0.0.0.0 arrives on the loopback interface.
-    return _is_loopback(own) and (_is_loopback(wanted) or _is_unspecified(wanted))
+    return _is_unspecified(own) and (_is_loopback(wanted) or wanted == _this_machine())
+
+
+def same_listener(one: Address, other: Address) -> bool:
+    """Could only one of the two be opened? Port 0 is any free one."""
+    if "unix" in {one.kind, other.kind}:
+        return one.kind == other.kind and one.path == other.path
+    if not one.port or one.port != other.port:
+        return False
+    left, right = _bare(one.host), _bare(other.host)
+    if left == right or _ips(left) & _ips(right):
+        return True
+    mine, theirs = _ip(left), _ip(right)
+    same_family = mine is not None and theirs is not None and mine.version == theirs.version
+    return same_family and (_is_unspecified(left) or _is_unspecified(right))
 
 
 def _unix(rest: str) -> Address:
@@ -209,9 +221,23 @@ def _ip(host: str) -> _IP | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _is_loopback(host: str) -> bool:
+def _ips(host: str) -> frozenset[_IP]:
+    if host in _LOCAL_NAMES:
+        return frozenset({ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1")})
     address = _ip(host)
-    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+    return frozenset() if address is None else frozenset({address})
+
+
+def _reached(host: str) -> frozenset[_IP]:
+    """The addresses that a connection to `host` arrives at: 0.0.0.0 and :: lead to this machine."""
+    address = _ip(host)
+    if address is not None and address.is_unspecified:
+        return _ips("127.0.0.1" if address.version == 4 else "::1") | {address}
+    return _ips(host)
+
+
+def _is_loopback(host: str) -> bool:
+    return any(address.is_loopback for address in _reached(host))
 
 
 def _is_unspecified(host: str) -> bool:
@@ -219,6 +245,5 @@ def _is_unspecified(host: str) -> bool:
     return address is not None and address.is_unspecified
 
 
-def _is_this_machine(host: str) -> bool:
-    name = socket.gethostname().lower()
-    return bool(name) and host in {name, name.partition(".")[0]}
+def _this_machine() -> str:
+    return socket.gethostname().lower()

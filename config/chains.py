@@ -6,16 +6,25 @@ rules about names and order can judge the rest. Such a chain never leaves the lo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from msgspec import inspect
 
+from config import slips
 from config.catalog import Catalog
 from config.document import Mapping, Node, Scalar, Sequence
 from config.report import Place, Report
+from config.scalars import kind_of
 from config.schema import MiddlewareUse
+from config.secrets import find_literal_secret
 from config.wording import listed, quoted
+
+EMPTY_ITEM = "an item is empty: write something after its dash, or leave out the dash"
+
+# A module with its package, and what it has there.
+_THIRD_PARTY = re.compile(r"[\w.]+:\w+")
 
 
 class Reader(Protocol):
@@ -26,7 +35,7 @@ class Reader(Protocol):
 
     def read(self, node: Node, wanted: inspect.Type, place: Place) -> Any: ...
 
-    def wrong(self, node: Node, expected: str, place: Place) -> Any: ...
+    def wrong(self, node: Node, expected: str, place: Place, kind: str | None = None) -> Any: ...
 
     def fail(self, place: Place, code: str, message: str) -> Any: ...
 
@@ -34,16 +43,23 @@ class Reader(Protocol):
 def read_chain(reader: Reader, node: Node, place: Place) -> Any:
     """A tuple of `MiddlewareUse`; items without a usable name are left out, with a problem."""
     if not isinstance(node, Sequence):
-        return reader.wrong(node, "a list of middlewares, each with its own dash", place)
+        return reader.wrong(node, "a list of middlewares, each with its own dash", place, "item")
     uses = [_item(reader, item, (*place, i)) for i, item in enumerate(_spliced(node))]
     return tuple(use for use in uses if use is not None)
+
+
+def is_empty(node: Node) -> bool:
+    """Is this a null, such as what stands after a bare key or dash?"""
+    return isinstance(node, Scalar) and not node.quoted and kind_of(node.text) == "null"
 
 
 def missing(place: Place, name: str) -> str:
     """The message for a required key that is not there; options are told from other keys."""
     middleware = place[-1] if len(place) > 1 and isinstance(place[-2], int) else None
     if middleware is None:
-        return f"missing key {quoted(name)}"
+        return f"missing key {quoted(name)}" + (
+            ": write version: 1" if place == () and name == "version" else ""
+        )
     return f"middleware '{middleware}' needs the option {quoted(name)}: write {middleware}: {{{name}: …}}"
 
 
@@ -57,6 +73,9 @@ def _spliced(node: Sequence) -> Iterator[Node]:
 
 def _item(reader: Reader, item: Node, place: Place) -> MiddlewareUse | None:
     reader.report.marks[place] = item.mark
+    if is_empty(item):
+        reader.fail(place, "empty-item", EMPTY_ITEM)
+        return None
     if isinstance(item, Scalar):
         # A bare name takes the defaults: the options of an empty mapping.
         return _use(reader, item, Mapping((), item.mark), place)
@@ -70,8 +89,7 @@ def _item(reader: Reader, item: Node, place: Place) -> MiddlewareUse | None:
             f"indent it to be an option of {quoted(name.text)}, or give it a dash of its own"
         )
         reader.report.error(other.mark, "two-keys", message)
-    empty = isinstance(options, Scalar) and not options.quoted and options.text in {"", "~", "null"}
-    return _use(reader, name, Mapping((), name.mark) if empty else options, place)
+    return _use(reader, name, Mapping((), name.mark) if is_empty(options) else options, place)
 
 
 def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> MiddlewareUse | None:
@@ -83,17 +101,34 @@ def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> Middlewar
     inside = (*place, name.text)
     reader.report.keys[inside] = name.mark
     reader.report.uses.setdefault(place[:-1], []).append(inside)
-    value = reader.read(options, _options_type(entry.options, options), inside)
+    value = _slipped(reader, name.text, options, inside)
+    if value is None:
+        value = reader.read(options, _options_type(entry.options, options), inside)
     return MiddlewareUse(name.text, value, name.mark)
+
+
+def _slipped(reader: Reader, name: str, options: Node, place: Place) -> Any:
+    """UNSET, with the problem told, when one word stands where options are due; else None."""
+    if not isinstance(options, Scalar) or find_literal_secret(options.text):
+        return None
+    advice = slips.options(name, options.text)
+    if advice is None:
+        return None
+    reader.report.marks[place] = options.mark
+    reader.report.broken.add(place)
+    return reader.fail(place, "type", f"options stand in braces: write {advice}")
 
 
 def _unknown(reader: Reader, name: Scalar) -> tuple[str, str]:
     text = name.text
-    if text in reader.catalog.planned or ":" in text:
+    names = [*reader.catalog.entries, *reader.catalog.planned]
+    if (unspaced := slips.unspaced(text, names)) is not None:
+        return "unknown-middleware", f"put a space after the colon: write {unspaced}: {{option: value}}"
+    if text in reader.catalog.planned or _THIRD_PARTY.fullmatch(text):
         return "not-built", f"middleware {quoted(text)} is not in this version of tidegate"
     if "${" in text:
         return "interpolation", "a middleware's name is not interpolated: write the name itself"
-    near = reader.report.hint(text, [*reader.catalog.entries, *reader.catalog.planned])
+    near = reader.report.hint(text, names)
     offer = f": there are {listed(sorted(reader.catalog.entries))}" if reader.catalog.entries else ""
     return "unknown-middleware", f"unknown middleware {quoted(text)}{near or offer}"
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from msgspec import UNSET, inspect
 
-from config import chains, scalars
+from config import chains, scalars, slips
 from config.catalog import Catalog
 from config.document import LITERAL, Node, Scalar, Sequence
 from config.document import Mapping as MappingNode
 from config.interpolation import interpolate
-from config.problems import Invalid
+from config.problems import Invalid, Mark
 from config.report import Place, Report
 from config.scalars import Words
 from config.schema import Route, Server, Table
@@ -52,11 +52,19 @@ class Reader:
             self.report.broken.add(place)
         return value
 
-    def wrong(self, node: Node, expected: str, place: Place) -> Any:
-        """Report that `expected` should stand at `place`; UNSET."""
+    def wrong(self, node: Node, expected: str, place: Place, kind: str | None = None) -> Any:
+        """Report that `expected` should stand at `place`; UNSET. `kind` of items: a list of them is due."""
         if isinstance(node, Scalar) and find_literal_secret(node.text):
             return UNSET
-        return self.fail(place, "type", f"expected {expected}, found {self._named(node)}")
+        advice = ""
+        if (
+            kind is not None
+            and isinstance(node, Scalar)
+            and not chains.is_empty(node)
+            and "${" not in node.text
+        ):
+            advice = slips.bracketed(node.text, kind)
+        return self.fail(place, "type", f"expected {expected}, found {self._named(node)}{advice}")
 
     def fail(self, place: Place, code: str, message: str) -> Any:
         """Report a problem at `place`; UNSET."""
@@ -106,6 +114,8 @@ class Reader:
 
     def _dispatch(self, node: Node, wanted: inspect.Type, place: Place) -> Any:
         notation = marker_of(wanted)
+        if chains.is_empty(node):
+            node = _nothing_in(wanted, node.mark) or node
         if notation == "chain":
             return chains.read_chain(self, node, place)
         if notation == "targets":
@@ -139,9 +149,7 @@ class Reader:
                 field = by_name[key.text]
                 values[field.name] = self.read(value, field.type, inside)
             elif not (wanted.cls is Table and key.text.startswith("x-")):
-                message = (
-                    f"unknown key {quoted(key.text)}{self.report.hint(key.text, by_name) or _offer(by_name)}"
-                )
+                message = self._unknown(key.text, by_name)
                 self.report.error(key.mark, "unknown-key", message)
                 values["*"] = UNSET
         present = {key.text for key, _ in node.pairs}
@@ -151,6 +159,12 @@ class Reader:
                 values[field.name] = UNSET
                 self.report.broken.add((*place, field.encode_name))
         return self._built(wanted, values, place)
+
+    def _unknown(self, name: str, known: Mapping[str, Any]) -> str:
+        unspaced = slips.unspaced(name, known)
+        if unspaced is not None:
+            return f"put a space after the colon: write {unspaced}: …"
+        return f"unknown key {quoted(name)}{self.report.hint(name, known) or _offer(known)}"
 
     def _built(self, wanted: inspect.StructType, values: dict[str, Any], place: Place) -> Any:
         if UNSET in values.values():
@@ -172,7 +186,8 @@ class Reader:
     def _union(self, node: Node, types: tuple[inspect.Type, ...], place: Place) -> Any:
         members = [member for member in types if not isinstance(member, inspect.NoneType)]
         if isinstance(node, Scalar):
-            if len(members) < len(types) and self._is_null(node):
+            texts = any(isinstance(bare(member), inspect.StrType) for member in members)
+            if len(members) < len(types) and self._is_null(node, texts=texts):
                 return None
             fitting = [member for member in members if marker_of(member) or isinstance(bare(member), SCALARS)]
             return self._one_of(node, fitting, members, place)
@@ -181,7 +196,8 @@ class Reader:
                 return self._dispatch(node, member, place)
         return self.wrong(node, scalars.either(map(described, types)), place)
 
-    def _is_null(self, node: Scalar) -> bool:
+    def _is_null(self, node: Scalar, *, texts: bool) -> bool:
+        """With `texts` an interpolated `null` is the text, and only an empty one counts as unset."""
         if not node.quoted:
             return scalars.kind_of(node.text) == "null"
         try:
@@ -189,7 +205,7 @@ class Reader:
         except ValueError:
             # Told when the scalar is read for good.
             return False
-        return found.replaced and scalars.kind_of(found.text) == "null"
+        return found.replaced and (not found.text if texts else scalars.kind_of(found.text) == "null")
 
     def _one_of(
         self, node: Scalar, fitting: list[inspect.Type], members: list[inspect.Type], place: Place
@@ -234,8 +250,9 @@ class Reader:
 
     def _items(self, node: Node, wanted: Any, place: Place) -> Any:
         if not isinstance(node, Sequence):
-            return self.wrong(node, f"a list of {described(wanted.item_type)}", place)
-        values = [self.read(item, wanted.item_type, (*place, i)) for i, item in enumerate(node.items)]
+            kind = marker_of(wanted.item_type) or "item"
+            return self.wrong(node, f"a list of {described(wanted.item_type)}", place, kind)
+        values = [self._item(item, wanted.item_type, (*place, i)) for i, item in enumerate(node.items)]
         kept = [value for value in values if value is not UNSET]
         if len(kept) < len(values):
             return UNSET
@@ -246,6 +263,13 @@ class Reader:
         makers = {inspect.ListType: list, inspect.SetType: set, inspect.FrozenSetType: frozenset}
         return makers.get(type(wanted), tuple)(kept)
 
+    def _item(self, node: Node, wanted: inspect.Type, place: Place) -> Any:
+        if not chains.is_empty(node) or isinstance(bare(wanted), inspect.AnyType):
+            return self.read(node, wanted, place)
+        self.report.marks[place] = node.mark
+        self.report.broken.add(place)
+        return self.fail(place, "empty-item", chains.EMPTY_ITEM)
+
     def _targets(self, node: Node, place: Place) -> Any:
         if isinstance(node, Scalar):
             value = self._scalar(node, inspect.StrType(), place)
@@ -254,7 +278,7 @@ class Reader:
             return self.wrong(node, "ROUTE/MODEL, or a list of them", place)
         if not node.items:
             return self.fail(place, "empty-ladder", "a ladder has at least one ROUTE/MODEL")
-        values = [self.read(item, inspect.StrType(), (*place, i)) for i, item in enumerate(node.items)]
+        values = [self._item(item, inspect.StrType(), (*place, i)) for i, item in enumerate(node.items)]
         return tuple(value for value in values if value is not UNSET)
 
     def _any(self, node: Node, place: Place) -> Any:
@@ -310,6 +334,18 @@ def _is_expectation(place: Place) -> bool:
     """Is this the option `expect` of a `key` in a chain? It begins like a secret, and is none."""
     options = place[:-2] if len(place) > 1 and isinstance(place[-2], int) else place[:-1]
     return place[-1:] == ("expect",) and options[-1:] == ("key",) and isinstance(options[-2:][0], int)
+
+
+def _nothing_in(wanted: inspect.Type, mark: Mark) -> Node | None:
+    """What a key without a value stands for, where something empty has a meaning."""
+    inner, marker = bare(wanted), marker_of(wanted)
+    if marker == "chain" or (marker is None and isinstance(inner, LISTS)):
+        return Sequence((), mark)
+    if marker is None and isinstance(inner, inspect.DictType):
+        return MappingNode((), mark)
+    if isinstance(inner, inspect.StructType) and not any(field.required for field in inner.fields):
+        return MappingNode((), mark)
+    return None
 
 
 def _offer(names: Mapping[str, Any]) -> str:

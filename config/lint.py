@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from config.addresses import Address, same_endpoint
+from config.addresses import Address, same_endpoint, same_listener
 from config.catalog import Catalog, Reviewed, Scene
 from config.names import judge_names
 from config.problems import Finding
 from config.report import Place, Report
 from config.schema import MiddlewareUse, Route, Table
 from config.secrets import SecretStore
-from config.upstreams import Upstream, parse_upstream, shown_upstream
-from config.wording import listed, quoted
+from config.upstreams import Upstream, parse_upstream, shown_upstream, surplus_path
+from config.wording import listed, quoted, short
 
 
 class Site(NamedTuple):
@@ -66,10 +66,10 @@ def _not_built(site: Site) -> Iterator[tuple[Place, str]]:
 
 
 def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:
-    server, broken = site.table.server, site.report.broken
-    for i, address in enumerate(server.listen if ("server", "listen") not in broken else ()):
+    server, report = site.table.server, site.report
+    for i, address in enumerate(server.listen if report.usable(("server", "listen")) else ()):
         yield ("server", "listen", i), address
-    if server.admin is not None and ("server", "admin") not in broken:
+    if server.admin is not None and report.usable(("server", "admin")):
         yield ("server", "admin"), server.admin
 
 
@@ -82,6 +82,16 @@ def _listeners(site: Site) -> None:
         if address.kind == "tls" and server.tls is None and tls_is_readable:
             message = "an https:// listener needs a certificate: write server.tls: {cert: FILE, key: FILE}"
             site.report.error_at(place, "tls-missing", message)
+    before: list[tuple[Place, Address]] = []
+    for place, address in _addresses(site):
+        for other, taken in before:
+            if same_listener(address, taken):
+                shown = site.report.shown(place, str(address))
+                message = f"{shown} is an address of {other[1]} already: two listeners cannot share it"
+                site.report.error_at(place, "same-listener", message)
+                break
+        else:
+            before.append((place, address))
 
 
 def _proxies(site: Site) -> None:
@@ -108,6 +118,18 @@ def _upstreams(site: Site) -> None:
             site.report.error_at(place, "upstream-url", f"upstream{shown}: {error}")
         else:
             _not_ourselves(site, place, upstream)
+            _not_an_operation(site, place, route.upstream)
+
+
+def _not_an_operation(site: Site, place: Place, text: str) -> None:
+    surplus = surplus_path(text)
+    if surplus is None:
+        return
+    instead = ""
+    if place not in site.report.sources:
+        instead = f": write {short(text.rstrip('/').removesuffix(surplus))}"
+    message = f"this upstream ends in {surplus}, which requests bring along themselves{instead}"
+    site.report.add(site.report.mark(place), "warning", "upstream-path", message)
 
 
 def _not_ourselves(site: Site, place: Place, upstream: Upstream) -> None:
@@ -193,6 +215,8 @@ def _in_order(site: Site, uses: tuple[MiddlewareUse, ...], place: Place, scene: 
             if isinstance(options, Reviewed):
                 for finding in options.review(here):
                     _find(site, inside, finding)
+            if use.name == "timeout":
+                _clocks_that_run(site, inside, options)
             if use.name == "rate_limit" and getattr(options, "per", None) == "client":
                 _needs_clients(site, inside, here)
 
@@ -211,9 +235,22 @@ def _find(site: Site, start: Place, finding: Finding) -> None:
     sources = [text for other, text in site.report.sources.items() if other[: len(start)] == start]
     interpolated = sources or any(("routes", name, "upstream") in site.report.sources for name in routes)
     message = finding.message if interpolated or not finding.precise else finding.precise
+    if start[-1] == "key" or start[-2:-1] == ("key",):
+        message = f"route {_plain(str(start[1]))}: {message}" if start[0] == "routes" else message
     if sources:
         message += f" (from {listed(sources)})"
     site.report.add(site.report.mark(place), finding.level, finding.code, message)
+
+
+def _plain(name: str) -> str:
+    return short(name) if name.isprintable() else quoted(name)
+
+
+def _clocks_that_run(site: Site, start: Place, options: Any) -> None:
+    for name in options.__struct_fields__:
+        if getattr(options, name) == 0:
+            message = f"{name} of 0s would end every request: leave it out to switch it off"
+            site.report.error_at((*start, name), "zero", message)
 
 
 def _needs_clients(site: Site, place: Place, scene: Scene) -> None:

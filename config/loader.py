@@ -121,9 +121,10 @@ def _text(path: Path, report: Report) -> str | None:
         return _bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        report.error(
-            Mark(), "unreadable", f"the file is not UTF-8 text, from line {line} on: save it as UTF-8"
-        )
+        message = f"the file is not UTF-8 text, from line {line} on: save it as UTF-8"
+        before = error.object[error.object.rfind(b"\n", 0, error.start) + 1 : error.start]
+        mark = Mark(line, len(before.decode("utf-8", "replace")) + 1)
+        report.error(mark, "unreadable", message)
     except OSError as error:
         report.error(Mark(), "unreadable", f"the file cannot be read: {error.strerror or error}")
     except ValueError as error:
@@ -154,8 +155,12 @@ def _option(text: str | None, option: str, place: Place, report: Report) -> Addr
         return None
     report.overridden[place] = option
     try:
-        return parse_address(text)
+        address = parse_address(text)
     except ValueError as error:
         shown = "it" if "@" in text else quoted(text)
         report.error_at(place, "address", f"{shown} is not an address: {error}")
+        # What the file has there is not what would be served: nothing more is said of it.
+        report.broken.add(place)
         return None
+    report.broken.discard(place)
+    return address

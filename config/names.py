@@ -8,9 +8,10 @@ from itertools import count, takewhile
 
 from config.report import Place, Report
 from config.schema import Route, Table
-from config.wording import listed, quoted
+from config.wording import listed, quoted, short
 
 _ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SEPARATOR = re.compile(r"[\s,]+")
 # A route's name is the first segment of /{route}/v1/…, beside our own paths.
 RESERVED = frozenset({"v1", "healthz", "readyz", "metrics", "status"})
 
@@ -66,11 +67,22 @@ def _explicit_routes(routes: dict[str, Route], report: Report) -> None:
 def _claims(routes: dict[str, Route], report: Report) -> None:
     claimed: dict[str, str] = {}
     for name, route in routes.items():
+        for i, model in enumerate(route.list if isinstance(route.list, tuple) else ()):
+            if wrong := _objection(model):
+                report.error_at(("routes", name, "list", i), "model-name", f"a name in list {wrong}")
         for i, model in enumerate(route.serves):
             place = ("routes", name, "serves", i)
+            if wrong := _objection(model):
+                report.error_at(place, "model-name", f"a name in serves {wrong}")
             if claimed.setdefault(model, name) != name:
                 message = f"{report.shown(place, model)} is claimed by {quoted(claimed[model])} already"
                 report.error_at(place, "claimed-twice", message)
+
+
+def _objection(name: str) -> str | None:
+    if not name.strip():
+        return "cannot be empty"
+    return None if name.isprintable() else "cannot hold control characters or others that are not seen"
 
 
 def _model_names(known: dict[str, Route | None], report: Report) -> None:
@@ -86,8 +98,8 @@ def _model_names(known: dict[str, Route | None], report: Report) -> None:
         elif slash and route in known:
             message = f"{quoted(name)} means a model of the route {quoted(route)}: do not begin the name so"
             report.error_at_key(place, "shared-name", message)
-        elif not name:
-            report.error_at_key(place, "model-name", "a name under models cannot be empty")
+        elif wrong := _objection(name):
+            report.error_at_key(place, "model-name", f"a name under models {wrong}")
 
 
 def _placed(name: str, targets: tuple[str, ...], report: Report) -> Iterator[tuple[Place, str]]:
@@ -101,7 +113,9 @@ def _placed(name: str, targets: tuple[str, ...], report: Report) -> Iterator[tup
 def _target(place: Place, target: str, known: dict[str, Route | None], report: Report) -> None:
     shown = report.shown(place, target)
     name, slash, model = target.partition("/")
-    if name in known and slash and model:
+    if _SEPARATOR.search(target):
+        report.error_at(place, "target", _several(place, target, report))
+    elif name in known and slash and model:
         route = known[name]
         if route is not None and route.explicit_only:
             message = f"{quoted(name)} is explicit_only: no alias or ladder may lead to it"
@@ -112,10 +126,25 @@ def _target(place: Place, target: str, known: dict[str, Route | None], report: R
     elif name in known:
         report.error_at(place, "target", f"{shown} has no model: write ROUTE/MODEL")
     elif not slash or not name or not model:
-        near = "" if place in report.sources else report.hint(name, known)
+        near = "" if place in report.sources else report.hint(name, known) or _example(target, known)
         report.error_at(place, "target", f"{shown} is not ROUTE/MODEL{near}")
     else:
         report.error_at(place, "unknown-route", _unknown(place, name, known, report))
+
+
+def _several(place: Place, target: str, report: Report) -> str:
+    message = f"{report.shown(place, target)} has white space or a comma in it"
+    parts = [short(part) for part in _SEPARATOR.split(target) if part]
+    if place in report.sources or len(place) > 2 or not all(part.isprintable() for part in parts[:3]):
+        return f"{message}: a target is one ROUTE/MODEL"
+    return f"{message}: a list stands in brackets: [{', '.join(parts[:3])}{', …' if parts[3:] else ''}]"
+
+
+def _example(target: str, known: dict[str, Route | None]) -> str:
+    route = next((name for name, route in known.items() if route and not route.explicit_only), None)
+    if route is None or not all(map(_ROUTE_NAME.fullmatch, (route, target))):
+        return ""
+    return f": write ROUTE/MODEL, for example {short(route)}/{short(target)}"
 
 
 def _default(name: str | None, known: dict[str, Route | None], report: Report) -> None:
@@ -123,7 +152,10 @@ def _default(name: str | None, known: dict[str, Route | None], report: Report) -
     if name is None:
         return
     route = known.get(name)
-    if name not in known:
+    head, slash, _ = name.partition("/")
+    if name not in known and slash and head in known and place not in report.sources:
+        report.error_at(place, "unknown-route", f"a default_route is a route alone: write {short(head)}")
+    elif name not in known:
         report.error_at(place, "unknown-route", _unknown(place, name, known, report))
     elif route is not None and route.explicit_only:
         message = f"{quoted(name)} is explicit_only: it cannot be the default_route"

@@ -1,7 +1,7 @@
 """What one scalar means: YAML 1.2's core schema, a little stricter, and the table's own notations.
 
-Only `true` and `false` are booleans; `null`, `~` and nothing are null; `on`, `yes`, `True` and
-dates are text. Errors are ValueErrors that say what was found and what to write.
+Only `true` and `false` are booleans; `null`, `Null`, `NULL`, `~` and nothing are null; `on`, `yes`,
+`True` and dates are text. Errors are ValueErrors that say what was found and what to write.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Words:
 
 def kind_of(text: str) -> Kind:
     """What a plain scalar is."""
-    if text in {"", "~", "null"}:
+    if text in {"", "~", "null", "Null", "NULL"}:
         return "null"
     if text in {"true", "false"}:
         return "boolean"

@@ -113,6 +113,8 @@ def parse_size(text: str) -> int:
         raise ValueError(f"a size is a whole number: write {_smaller(float(number) * _BYTES[unit])}")
     if len(number.lstrip("0")) > _MAX_DIGITS:
         raise ValueError("the size is too large")
+    if not int(number):
+        raise ValueError("a size is at least 1B: leave it out to have none of your own")
     return int(number) * _BYTES[unit]
 
 

@@ -13,6 +13,9 @@ from config.wording import quoted
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\.?")
 _ENDPOINT = re.compile(r"[A-Za-z]+://[A-Za-z0-9.-]+")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_DOTTED = re.compile(r"[0-9]+(\.[0-9]+){3}")
+_OPERATIONS = ("/chat/completions", "/completions", "/models", "/messages")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -39,6 +42,9 @@ def parse_upstream(text: str) -> Upstream:
         raise ValueError("the host or the port is malformed: write https://host:port/v1") from None
     _refuse_extras(text, parts.netloc)
     host = parts.hostname or ""
+    if _is_number(host):
+        # What connects would read 0x7f.1 or 2130706433 as an address; nobody who reads the table does.
+        raise ValueError("a host of numbers is an IPv4 address, four of them: write http://127.0.0.1:8080/v1")
     if not _is_host(host) or port == 0 or parts.netloc.endswith(":"):
         raise ValueError("the host or the port is malformed: write https://host:port/v1")
     return Upstream(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
@@ -64,9 +70,20 @@ def _refuse_extras(text: str, netloc: str) -> None:
         raise ValueError("an upstream has no fragment: leave out the # and what follows")
 
 
+def surplus_path(text: str) -> str | None:
+    """The end of an upstream that names one operation, which requests bring themselves."""
+    path = text.rstrip("/")
+    return next((end for end in _OPERATIONS if path.endswith(end)), None)
+
+
+def _is_number(host: str) -> bool:
+    last = host.rstrip(".").rpartition(".")[2]
+    return _NUMBER.fullmatch(last) is not None and _DOTTED.fullmatch(host) is None and ":" not in host
+
+
 def _is_host(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
-        return _HOST.fullmatch(host) is not None and bool(host.strip("0123456789."))
+        return _HOST.fullmatch(host) is not None
     return True

@@ -158,9 +158,13 @@ def test_interpolated_text_is_read_as_the_fields_type(chain, options, tmp_path):
         ("[rewrite: {map: {a: }}]", 18, "expected text, found nothing"),
         ("[rewrite: {map: [a]}]", 12, "expected a mapping, found a list"),
         ("[client_keys: {file: null}]", 22, "expected text, found nothing"),
-        ("[params: {drop: temperature}]", 17, "expected a list of text, found the text 'temperature'"),
+        (
+            "[params: {drop: temperature}]",
+            17,
+            "expected a list of text, found the text 'temperature': write [temperature]",
+        ),
         ("[params: {drop: [a, 5]}]", 21, 'expected text, found the number 5: write "5" in quotes'),
-        ("[key: 5]", 7, "expected a mapping or a list, found the number 5"),
+        ("[key: 5]", 7, "options stand in braces: write key: {env: NAME}"),
         ("[key: [{env: A}, {evn: B}]]", 19, "unknown key 'evn', did you mean 'env'?"),
         (
             "[{usage: , floor: {min: 1}}]",
@@ -192,7 +196,7 @@ def test_a_name_that_is_near_to_none_lists_what_there_is(tmp_path):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("routes: {a: {upstream: demo}}", (1, 1, "missing key 'version'")),
+        ("routes: {a: {upstream: demo}}", (1, 1, "missing key 'version': write version: 1")),
         ("version: 1", (1, 1, "missing key 'routes'")),
         ("version: 2\nroutes: {a: {upstream: demo}}", (1, 10, "expected 1, found the number 2")),
         (
@@ -220,7 +224,11 @@ def test_a_name_that_is_near_to_none_lists_what_there_is(tmp_path):
         ),
         (
             SOUND + "middlewares: usage",
-            (4, 14, "expected a list of middlewares, each with its own dash, found the text 'usage'"),
+            (
+                4,
+                14,
+                "expected a list of middlewares, each with its own dash, found the text 'usage': write [usage]",
+            ),
         ),
         (SOUND + "models: {a: []}", (4, 10, "a ladder has at least one ROUTE/MODEL")),
         (SOUND + "models: {a: {b: c}}", (4, 10, "expected ROUTE/MODEL, or a list of them, found a mapping")),
@@ -231,7 +239,11 @@ def test_a_name_that_is_near_to_none_lists_what_there_is(tmp_path):
         (SOUND + "models: {a: 5}", (4, 13, 'expected text, found the number 5: write "5" in quotes')),
         (
             SOUND + "server: {listen: '127.0.0.1:1'}",
-            (4, 18, "expected a list of an address such as 127.0.0.1:8080, found the text '127.0.0.1:1'"),
+            (
+                4,
+                18,
+                "expected a list of an address such as 127.0.0.1:8080, found the text '127.0.0.1:1': write [\"127.0.0.1:1\"]",
+            ),
         ),
         (
             SOUND + "server: {listen: ['1']}",

@@ -50,7 +50,12 @@ def codes(loaded):
             "unknown-route",
             "there is no route 'zzzz': there are 'kimi', 'open'",
         ),
-        ("models: {a: gpt-4o}", 13, "target", "'gpt-4o' is not ROUTE/MODEL"),
+        (
+            "models: {a: gpt-4o}",
+            13,
+            "target",
+            "'gpt-4o' is not ROUTE/MODEL: write ROUTE/MODEL, for example open/gpt-4o",
+        ),
         ("models: {a: Open}", 13, "target", "'Open' is not ROUTE/MODEL, did you mean 'open'?"),
         ("models: {a: open}", 13, "target", "'open' has no model: write ROUTE/MODEL"),
         ("models: {a: open/}", 13, "target", "'open/' has no model: write ROUTE/MODEL"),
@@ -276,7 +281,7 @@ def test_what_came_from_the_environment_is_shown_as_its_source(tmp_path):
             "a: {upstream: 'https://1.2.3/v1'}",
             17,
             "upstream-url",
-            "upstream 'https://1.2.3/v1': the host or the port is malformed: write https://host:port/v1",
+            "upstream 'https://1.2.3/v1': a host of numbers is an IPv4 address, four of them: write http://127.0.0.1:8080/v1",
         ),
         (
             "a: {upstream: 'https://a b/v1'}",
@@ -480,31 +485,31 @@ def in_route(chain: str, top: str = "[]", upstream: str = "demo") -> str:
             in_route("[key: {pass: true}]", "[client_keys: {file: a}]"),
             (6, 31),
             "pass-behind-clients",
-            "pass: true behind client_keys",
+            "route a: pass: true behind client_keys",
         ),
         (
             in_route("[key: [{env: A}, {pass: true}]]", "[client_keys: {file: a}]"),
             (6, 42),
             "pass-behind-clients",
-            "pass: true behind client_keys",
+            "route a: pass: true behind client_keys",
         ),
         (
             in_route("[client_keys: {file: a}, key: {pass: true}]"),
             (6, 55),
             "pass-behind-clients",
-            "pass: true behind client_keys",
+            "route a: pass: true behind client_keys",
         ),
         (
             in_route("[key: {expect: sk-kimi-}]", upstream="https://OpenRouter.ai/v1"),
             (6, 33),
             "key-host",
-            "a key that begins with sk-kimi- belongs to api.kimi.com, not to openrouter.ai",
+            "route a: a key that begins with sk-kimi- belongs to api.kimi.com, not to openrouter.ai",
         ),
         (
             in_route("[key: {expect: sk-or-}]", upstream="https://api.kimi.com/v1"),
             (6, 33),
             "key-host",
-            "a key that begins with sk-or- belongs to openrouter.ai, not to api.kimi.com",
+            "route a: a key that begins with sk-or- belongs to openrouter.ai, not to api.kimi.com",
         ),
     ],
 )
@@ -541,7 +546,7 @@ def test_a_review_never_shows_what_came_from_the_environment(tmp_path):
 def test_keys_are_looked_at_only_when_there_is_a_store(tmp_path):
     text = in_route("[key: {file: none.env}]")
     loaded = load_text(text, tmp_path, secrets=SecretStore({}, tmp_path))
-    assert told(loaded) == [(6, 19, f"no key: {tmp_path}/none.env does not exist")]
+    assert told(loaded) == [(6, 19, f"route a: no key: {tmp_path}/none.env does not exist")]
     assert [problem.level for problem in loaded.problems] == ["warning"]
     assert told(load_text(text, tmp_path)) == []
 

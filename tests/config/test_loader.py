@@ -104,7 +104,7 @@ def test_a_problem_reads_like_a_compilers():
 def test_warnings_do_not_cost_the_table(tmp_path):
     text = "version: 1\nroutes:\n  a: {upstream: https://example.org, middlewares: [key: {env: MISSING}]}\n"
     loaded = load_text(text, tmp_path, secrets=SecretStore({}, tmp_path))
-    assert told(loaded) == [(3, 52, "no key: MISSING is not set")]
+    assert told(loaded) == [(3, 52, "route a: no key: MISSING is not set")]
     assert loaded.ok
     assert told(load_text(text, tmp_path)) == []
 
@@ -136,7 +136,9 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     assert message(tmp_path / "fifo") == "the file cannot be read: it is not a regular file"
     (tmp_path / "latin.yaml").write_bytes(b"version: 1\n# caf\xe9\n")
-    assert message(tmp_path / "latin.yaml") == "the file is not UTF-8 text, from line 2 on: save it as UTF-8"
+    (problem,) = load(tmp_path / "latin.yaml", CATALOG, environ={}).problems
+    assert (problem.line, problem.column, problem.code) == (2, 6, "unreadable")
+    assert problem.message == "the file is not UTF-8 text, from line 2 on: save it as UTF-8"
     (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     assert message(tmp_path / "large.yaml") == "the file cannot be read: it is larger than 1 MiB"
     assert "embedded null" in message(Path("nul\0byte"))
