@@ -13,8 +13,11 @@ from typing import Any
 from msgspec import NODEFAULT, inspect
 
 from config.catalog import Catalog, Entry
+from config.descriptions import TABLE
+from config.names import RESERVED, ROUTE_NAME
 from config.schema import Table
 from config.shapes import LISTS, bare, marker_of
+from config.units import written_duration, written_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -23,6 +26,7 @@ _TARGETS = {
     "description": "ROUTE/MODEL (an alias), or a list of them (a ladder, tried in order).",
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
 }
+_ROUTE_NAMES = {"pattern": f"^{ROUTE_NAME.pattern}$", "not": {"enum": sorted(RESERVED)}}
 _KEYWORDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 Schema = dict[str, Any]
@@ -31,9 +35,16 @@ Schema = dict[str, Any]
 def schema(catalog: Catalog) -> Schema:
     """The JSON Schema of a table with these middlewares."""
     writer = _Writer()
+    for name, entry in catalog.entries.items():
+        writer.name(name, entry)
     table = writer.type(inspect.type_info(Table))
+    fields = writer.definitions["Table"]["properties"]
+    fields["routes"]["minProperties"] = 1
+    fields["routes"]["propertyNames"] = _ROUTE_NAMES
+    # An empty list of listeners is an error, and no text of its own.
+    writer.definitions["Server"]["properties"]["listen"]["minItems"] = 1
     # The top level's own chain admits fewer middlewares, and fewer options of some.
-    writer.definitions["Table"]["properties"]["middlewares"] = {"$ref": "#/$defs/top_chain"}
+    writer.definitions["Table"]["properties"]["middlewares"]["$ref"] = "#/$defs/top_chain"
     writer.definitions["Table"]["patternProperties"] = {"^x-": {}}
     top = {name: entry for name, entry in catalog.entries.items() if entry.top_fields is not None}
     writer.chain("chain", "middleware", {name: (entry, None) for name, entry in catalog.entries.items()})
@@ -49,6 +60,7 @@ class _Writer:
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
         self._names: dict[type, str] = {}
+        self._middlewares: dict[type, str] = {}
 
     def type(self, wanted: inspect.Type) -> Schema:
         """The schema of one field's type."""
@@ -86,14 +98,21 @@ class _Writer:
                 return {}
             case _ if isinstance(wanted, LISTS):
                 items: Any = wanted
-                return {"type": "array", "items": self.type(items.item_type)}
+                least = {"minItems": items.min_length} if items.min_length else {}
+                return {"type": "array", "items": self.type(items.item_type), **least}
             case _:
                 raise TypeError(f"no option can have the type {wanted}")
+
+    def name(self, middleware: str, entry: Entry) -> None:
+        """Call the definition of a middleware's options what the middleware is called."""
+        struct = _struct_of(entry)
+        if struct is not None:
+            self._middlewares[struct.cls] = middleware
 
     def _struct(self, wanted: inspect.StructType) -> str:
         """The name of the struct's definition, which is made when it is new."""
         if wanted.cls not in self._names:
-            name = wanted.cls.__name__
+            name = self._middlewares.get(wanted.cls, wanted.cls.__name__)
             if name in self.definitions:
                 # Several middlewares may call their options the same.
                 name = f"{wanted.cls.__module__}.{name}"
@@ -108,21 +127,26 @@ class _Writer:
         return {
             "type": "object",
             **_described(wanted.cls),
-            "properties": {field.encode_name: self._field(field) for field in fields},
+            "properties": {
+                field.encode_name: {**self._field(field), **self._said(wanted.cls, field)} for field in fields
+            },
             "required": [field.encode_name for field in fields if field.required],
             "additionalProperties": False,
         }
 
+    def _said(self, cls: Any, field: inspect.Field) -> Schema:
+        described = TABLE.get(self._middlewares.get(cls, cls.__name__), {})
+        return {"description": described[field.encode_name]} if field.encode_name in described else {}
+
     def _field(self, field: inspect.Field) -> Schema:
         written = self.type(field.type)
-        # Defaults of durations and the like are numbers in memory and text in the file.
-        shown = isinstance(field.default, bool | int | str) and not _has_marker(field.type)
-        return {**written, "default": field.default} if shown and field.default is not NODEFAULT else written
+        default = _written(field.default, field.type)
+        return written if default is None else {**written, "default": default}
 
     def chain(self, name: str, item: str, entries: dict[str, tuple[Entry, frozenset[str] | None]]) -> None:
         """Define a list of these middlewares."""
         options = {key: self._options(entry, only) for key, (entry, only) in entries.items()}
-        bare_names = [key for key, (entry, _) in entries.items() if _needs_nothing(entry)]
+        bare_names = [key for key, (entry, _) in entries.items() if _has_defaults(entry)]
         single: Schema = {
             "type": "object",
             "properties": options,
@@ -141,7 +165,7 @@ class _Writer:
         struct = _struct_of(entry)
         written = self.object(struct, only) if only and struct is not None else self.type(wanted)
         summary = {"description": entry.summary} if entry.summary else {}
-        if _needs_nothing(entry):
+        if _has_defaults(entry):
             return {**summary, "anyOf": [written, {"type": "null"}]}
         return {**written, **summary}
 
@@ -152,16 +176,34 @@ def _struct_of(entry: Entry) -> inspect.StructType | None:
     return next((member for member in members if isinstance(member, inspect.StructType)), None)
 
 
-def _needs_nothing(entry: Entry) -> bool:
-    """Does the bare name stand for defaults?"""
+def _has_defaults(entry: Entry) -> bool:
+    """Does the bare name stand for defaults? Only the options themselves know whether they fit."""
     struct = _struct_of(entry)
-    return struct is not None and not any(field.required for field in struct.fields)
+    if struct is None or any(field.required for field in struct.fields):
+        return False
+    try:
+        struct.cls()
+    except ValueError:
+        return False
+    return True
 
 
-def _has_marker(wanted: inspect.Type) -> bool:
-    if isinstance(wanted, inspect.UnionType):
-        return any(_has_marker(member) for member in wanted.types)
-    return marker_of(wanted) is not None
+def _written(default: Any, wanted: inspect.Type) -> Any:
+    """A default as it is written in the file; None when it is not shown."""
+    match _markers_of(wanted):
+        case ["duration"] if isinstance(default, float | int):
+            return written_duration(default)
+        case ["size"] if isinstance(default, int):
+            return written_size(default)
+        case []:
+            return default if isinstance(default, bool | int | str) and default is not NODEFAULT else None
+        case _:
+            return None
+
+
+def _markers_of(wanted: inspect.Type) -> list[str]:
+    members = wanted.types if isinstance(wanted, inspect.UnionType) else (wanted,)
+    return [marker for member in members if (marker := marker_of(member)) is not None]
 
 
 def _bounds(wanted: inspect.IntType | inspect.FloatType) -> Schema:

@@ -10,7 +10,7 @@ from config.report import Place, Report
 from config.schema import Route, Table
 from config.wording import listed, quoted, short
 
-_ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+ROUTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SEPARATOR = re.compile(r"[\s,]+")
 # A route's name is the first segment of /{route}/v1/…, beside our own paths.
 RESERVED = frozenset({"v1", "healthz", "readyz", "metrics", "status"})
@@ -42,7 +42,7 @@ def _route_names(known: dict[str, Route | None], report: Report) -> None:
         if name in RESERVED:
             message = f"{quoted(name)} is a path of tidegate's own and no route's name: choose another"
             report.error_at_key(("routes", name), "route-name", message)
-        elif _ROUTE_NAME.fullmatch(name) is None:
+        elif ROUTE_NAME.fullmatch(name) is None:
             message = (
                 f"{quoted(name)} is no route's name: use letters, digits, and after the first also . _ -"
             )
@@ -142,7 +142,7 @@ def _several(place: Place, target: str, report: Report) -> str:
 
 def _example(target: str, known: dict[str, Route | None]) -> str:
     route = next((name for name, route in known.items() if route and not route.explicit_only), None)
-    if route is None or not all(map(_ROUTE_NAME.fullmatch, (route, target))):
+    if route is None or not all(map(ROUTE_NAME.fullmatch, (route, target))):
         return ""
     return f": write ROUTE/MODEL, for example {short(route)}/{short(target)}"
 

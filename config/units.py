@@ -118,6 +118,18 @@ def parse_size(text: str) -> int:
     return int(number) * _BYTES[unit]
 
 
+def written_duration(seconds: float) -> str:
+    """A duration as a table has it, in its largest whole unit of minutes and below."""
+    if seconds and seconds % 60 == 0:
+        return f"{seconds / 60:g}m"
+    return f"{seconds:g}s" if seconds == int(seconds) else f"{seconds * 1000:g}ms"
+
+
+def written_size(size: int) -> str:
+    """A size as a table has it, in its largest whole unit."""
+    return _smaller(size)
+
+
 def parse_rate(text: str) -> Rate:
     """A rate from `5/s`, `60/min`, `1000/h`, `200000/d`; the number is positive and whole."""
     match = _RATE.fullmatch(text)

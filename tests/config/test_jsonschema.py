@@ -3,9 +3,15 @@ from __future__ import annotations
 import json
 
 import pytest
+from msgspec import structs
 from ruamel.yaml import YAML
 
+from config.catalog import Catalog
+from config.descriptions import TABLE
 from config.jsonschema import schema
+from config.schema import ClientTimeouts, ListenerTls, Route, Server, Table, UpstreamTls
+from middlewares.headers import ResponseOptions
+from middlewares.registry import BUILT_IN
 from tests.config.catalog import CATALOG
 from tests.config.tables import SOUND
 from tests.config.test_loader import CONTRACT_SHAPED
@@ -58,6 +64,10 @@ def test_the_schema_takes_every_notation(text):
         "version: 1",
         SOUND + "y-anything: 1",
         SOUND + "server: {workrs: 1}",
+        "version: 1\nroutes: {}",
+        "version: 1\nroutes: {a/b: {upstream: demo}}",
+        "version: 1\nroutes: {v1: {upstream: demo}}",
+        SOUND + "server: {listen: []}",
         SOUND + "server: {workers: 0}",
         SOUND + "server: {max_body: 64}",
         SOUND + "server: {max_body: 64MB}",
@@ -86,5 +96,52 @@ def test_the_schema_refuses_what_the_loader_refuses(text):
 def test_docstrings_become_descriptions():
     definitions = SCHEMA["$defs"]
     assert definitions["Route"]["description"].startswith("One provider.")
-    assert definitions["Floor"]["description"].startswith("A required number")
+    assert definitions["floor"]["description"].startswith("A required number")
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+REAL = schema(Catalog({name: registered.entry for name, registered in BUILT_IN.items()}))
+
+
+def test_a_bare_name_is_offered_only_where_its_defaults_will_do():
+    bare = REAL["$defs"]["middleware"]["oneOf"][0]["enum"]
+    assert {"prefix_rewrite", "headers", "timeout"} <= set(bare)
+    assert not {"key", "token_floor", "params"} & set(bare)
+
+
+def test_a_list_of_keys_is_not_empty():
+    (_, listed) = REAL["$defs"]["middleware"]["oneOf"][1]["properties"]["key"]["anyOf"]
+    assert listed["minItems"] == 1
+
+
+def test_options_are_defined_under_the_name_of_their_middleware():
+    assert {"headers", "key", "token_floor", "timeout"} <= set(REAL["$defs"])
+    assert not [name for name in REAL["$defs"] if "Options" in name and name != "ResponseOptions"]
+
+
+def test_defaults_are_shown_as_they_are_written():
+    server = REAL["$defs"]["Server"]["properties"]
+    assert [
+        server[name]["default"] for name in ("max_body", "max_upload", "drain_timeout", "drain_delay")
+    ] == [
+        "64MiB",
+        "2GiB",
+        "15m",
+        "0s",
+    ]
+    assert REAL["$defs"]["ClientTimeouts"]["properties"]["keepalive"]["default"] == "75s"
+    assert REAL["$defs"]["timeout"]["properties"]["connect"]["default"] == "10s"
+
+
+@pytest.mark.parametrize(
+    "struct", [Table, Server, ClientTimeouts, ListenerTls, Route, UpstreamTls, ResponseOptions]
+)
+def test_every_field_of_the_table_is_described(struct):
+    assert list(TABLE[struct.__name__]) == [field.encode_name for field in structs.fields(struct)]
+
+
+def test_every_option_that_is_described_is_one():
+    for name in set(TABLE) & set(BUILT_IN):
+        properties = REAL["$defs"][name]["properties"]
+        assert set(TABLE[name]) == set(properties)
+        assert all(properties[option]["description"] for option in TABLE[name])

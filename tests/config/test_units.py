@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.units import Rate, parse_duration, parse_rate, parse_size
+from config.units import Rate, parse_duration, parse_rate, parse_size, written_duration, written_size
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,23 @@ def test_a_bare_number_is_never_a_quantity(number):
     for parse in (parse_duration, parse_size, parse_rate):
         with pytest.raises(ValueError, match="bare number"):
             parse(str(number))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (75.0, "75s"), (900.0, "15m"), (3600.0, "60m"), (0.75, "750ms"), (1.5, "1500ms")],
+)
+def test_a_duration_is_written_as_it_is_read(seconds, text):
+    assert written_duration(seconds) == text
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("size", "text"), [(64 * 1024**2, "64MiB"), (2 * 1024**3, "2GiB"), (1000, "1000B")])
+def test_a_size_is_written_as_it_is_read(size, text):
+    assert written_size(size) == text
+    assert parse_size(text) == size
+
+
+def test_a_size_of_nothing_is_told():
+    with pytest.raises(ValueError, match="a size is at least 1B"):
+        parse_size("0B")
