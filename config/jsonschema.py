@@ -42,9 +42,10 @@ def schema(catalog: Catalog) -> Schema:
     fields["routes"]["minProperties"] = 1
     fields["routes"]["propertyNames"] = _ROUTE_NAMES
     # An empty list of listeners is an error, and no text of its own.
-    writer.definitions["Server"]["properties"]["listen"]["minItems"] = 1
+    listen = writer.definitions["Server"]["properties"]["listen"]
+    listen.update({**listen.pop("anyOf")[0], "minItems": 1})
     # The top level's own chain admits fewer middlewares, and fewer options of some.
-    writer.definitions["Table"]["properties"]["middlewares"]["$ref"] = "#/$defs/top_chain"
+    writer.definitions["Table"]["properties"]["middlewares"]["anyOf"][0]["$ref"] = "#/$defs/top_chain"
     writer.definitions["Table"]["patternProperties"] = {"^x-": {}}
     top = {name: entry for name, entry in catalog.entries.items() if entry.top_fields is not None}
     writer.chain("chain", "middleware", {name: (entry, None) for name, entry in catalog.entries.items()})
@@ -140,6 +141,9 @@ class _Writer:
 
     def _field(self, field: inspect.Field) -> Schema:
         written = self.type(field.type)
+        if not field.required and marker_of(field.type) in {None, "chain"} and _may_be_empty(field.type):
+            # Nothing after the key reads as an empty one.
+            written = {"anyOf": [written, {"type": "null"}]}
         default = _written(field.default, field.type)
         return written if default is None else {**written, "default": default}
 
@@ -186,6 +190,13 @@ def _has_defaults(entry: Entry) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _may_be_empty(wanted: inspect.Type) -> bool:
+    inner = bare(wanted)
+    if isinstance(inner, inspect.StructType):
+        return marker_of(wanted) == "chain" or not any(field.required for field in inner.fields)
+    return isinstance(inner, (*LISTS, inspect.DictType))
 
 
 def _written(default: Any, wanted: inspect.Type) -> Any:
