@@ -12,7 +12,7 @@ from typing import Literal
 from config.problems import Mark, Problem
 from config.secrets import redact
 from config.suggestions import hint
-from config.wording import quoted
+from config.wording import quoted, visible
 
 Place = tuple[str | int, ...]
 
@@ -51,7 +51,9 @@ class Report:
 
     def add(self, mark: Mark, level: Literal["error", "warning"], code: str, message: str) -> None:
         """Add a problem at a mark of this file; no message leaves with a literal secret in it."""
-        self._problems[Problem(self.file, mark.line, mark.column, level, code, redact(message))] = None
+        self._problems[Problem(self.file, mark.line, mark.column, level, code, visible(redact(message)))] = (
+            None
+        )
 
     def error_at(self, place: Place, code: str, message: str) -> None:
         """Add an error at a value's place, or at the command-line option that replaced it."""
@@ -59,7 +61,7 @@ class Report:
             (option for start, option in self.overridden.items() if place[: len(start)] == start), None
         )
         if option is not None:
-            self._problems[Problem(option, 1, 1, "error", code, redact(message))] = None
+            self._problems[Problem(option, 1, 1, "error", code, visible(redact(message)))] = None
         else:
             self.error(self.mark(place), code, message)
 

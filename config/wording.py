@@ -27,6 +27,11 @@ def quoted(text: str) -> str:
     return repr(short(text))
 
 
+def visible(text: str) -> str:
+    """`text` in one line, with what a terminal would act on escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def listed(names: Iterable[str]) -> str:
     """`'a', 'b', 'c'`: the first ten names, and how many there are besides."""
     every = list(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from config.loader import Overrides
+from config.secrets import SecretStore
 from tests.config.tables import SOUND, load_text, route_with, told
 
 SECRET = "sk-canary-0123456789"
@@ -143,6 +144,12 @@ def test_no_message_is_long(text, tmp_path):
     problems = load_text(text, tmp_path).problems
     assert problems
     assert max(len(problem.message) for problem in problems) < 400
+
+
+def test_the_name_of_a_key_file_stays_in_its_line(tmp_path):
+    text = route_with('[key: {file: "a\\nb\\e[31m"}]')
+    ((_, _, message),) = told(load_text(text, tmp_path, secrets=SecretStore({}, tmp_path)))
+    assert "a\\nb\\x1b[31m does not exist" in message
 
 
 def test_hints_end_before_they_cost_time(tmp_path):
