@@ -122,3 +122,18 @@ class PiecesBody(Gate):
 
     def close(self) -> None:
         """The generator ends with its owner; it holds nothing but itself."""
+
+
+async def read_up_to(limit: int, body: ReplyBody) -> tuple[list[bytes], bool]:
+    """What comes of `body`, and whether that is all of it; reading stops once `limit` bytes are passed."""
+    pieces: list[bytes] = []
+    size = 0
+
+    def keep(piece: bytes) -> None:
+        nonlocal size
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            body.halt()
+
+    return pieces, await body.pump(keep)

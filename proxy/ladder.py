@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from middlewares.bodies import FixedBody, HeldBody
+from middlewares.bodies import FixedBody, HeldBody, read_up_to
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.exchange import Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
@@ -95,18 +95,8 @@ class Ladder:
 
 async def _read_failure(reply: Reply) -> Reply | Fault | None:
     """What is to be remembered of an error answer if another rung may do better; None: send it."""
-    pieces: list[bytes] = []
-    size = 0
-
-    def hold(piece: bytes) -> None:
-        nonlocal size
-        pieces.append(piece)
-        size += len(piece)
-        if size > _HELD_AT_MOST:
-            reply.body.halt()
-
     try:
-        ended = await reply.body.pump(hold)
+        pieces, ended = await read_up_to(_HELD_AT_MOST, reply.body)
     except Fault as fault:
         return fault
     body = b"".join(pieces)

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 from config.addresses import Address
@@ -47,24 +48,19 @@ def _is_taken(error: Exception) -> bool:
 def _tcp(address: Address) -> socket.socket:
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, place = found[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(family, kind, protocol))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+        return _listening(sock, undo)
 
 
 def _unix(address: Address) -> socket.socket:
     _remove_stale(address.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         # Nobody may connect before mode and group are as the table says.
         before = os.umask(0o177)
         try:
@@ -75,11 +71,13 @@ def _unix(address: Address) -> socket.socket:
             shutil.chown(address.path, group=address.group)
         if address.mode is not None:
             Path(address.path).chmod(address.mode)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
+        return _listening(sock, undo)
+
+
+def _listening(sock: socket.socket, undo: ExitStack) -> socket.socket:
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    undo.pop_all()
     return sock
 
 

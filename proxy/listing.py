@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from middlewares.bodies import read_up_to
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.exchange import Exchange, Inbound
 from middlewares.faults import ClientFault, Fault
@@ -90,25 +91,14 @@ class ModelList:
 async def _ask(route: Route, timer: Timer) -> tuple[dict[str, Any], ...] | None:
     """The upstream's own list, through the route's chain; None when it does not say."""
     watch = Watch(_PATIENCE, timer)
-    pieces: list[bytes] = []
-    size = 0
-
     async with AsyncExitStack() as stack:
         stack.callback(watch.close)
         exchange = _question(route, watch, stack)
-
-        def keep(piece: bytes) -> None:
-            nonlocal size
-            pieces.append(piece)
-            size += len(piece)
-            if size > _READ_AT_MOST:
-                reply.body.halt()
-
         watch.start("total")
         try:
             async with watch.guard():
                 reply = await route.chain(exchange)
-                ended = await reply.body.pump(keep)
+                pieces, ended = await read_up_to(_READ_AT_MOST, reply.body)
         except Fault:
             return None
         if reply.status != 200 or not ended:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from middlewares.bodies import FixedBody, Gate, HeldBody, PiecesBody
+from middlewares.bodies import FixedBody, Gate, HeldBody, PiecesBody, read_up_to
 from tests.middlewares.fakes import FakeBody, pumped, settle
 
 
@@ -130,3 +130,10 @@ async def test_a_gate_that_closes_again_at_once_stays_closed():
     assert not task.done()
     gate.resume()
     await task
+
+
+async def test_reading_up_to_a_limit_stops_once_it_is_passed_and_can_go_on():
+    body = FakeBody(b"aa", b"bb", b"cc")
+
+    assert await read_up_to(3, body) == ([b"aa", b"bb"], False)
+    assert await read_up_to(3, body) == ([b"cc"], True)
