@@ -48,7 +48,7 @@ class Clocks(Struct, frozen=True):
 class Watch:
     """Runs the clocks of one rung; not to be shared between tasks."""
 
-    __slots__ = ("_due", "_fired", "_guards", "_handle", "_timer", "_wakes_at", "clocks", "moved")
+    __slots__ = ("_aimed", "_due", "_fired", "_guards", "_handle", "_timer", "_wakes_at", "clocks", "moved")
 
     def __init__(self, clocks: Clocks, timer: Timer) -> None:
         self.clocks = clocks
@@ -57,6 +57,7 @@ class Watch:
         self._timer = timer
         self._due: dict[Clock, float] = {}
         self._fired: Clock | None = None
+        self._aimed: asyncio.Timeout | None = None
         self._guards: list[asyncio.Timeout] = []
         self._handle: asyncio.TimerHandle | None = None
         self._wakes_at = 0.0
@@ -107,7 +108,8 @@ class Watch:
             raise self._fault() from None
         finally:
             self._guards.remove(scope)
-            self._fired = None
+            if self._aimed is scope:
+                self._fired = self._aimed = None
             self._wake_when_due()
 
     def _wake_when_due(self) -> None:
@@ -127,8 +129,8 @@ class Watch:
             if self._due[clock] > self._timer.time() or self._postponed(clock):
                 self._wake_when_due()
             else:
-                self._fired = clock
-                self._guards[-1].reschedule(0.0)
+                self._fired, self._aimed = clock, self._guards[-1]
+                self._aimed.reschedule(0.0)
 
     def _postponed(self, clock: Clock) -> bool:
         """Nothing came from the upstream, but the client is still taking what came before."""

@@ -87,6 +87,8 @@ class Ladder:
             run.rename_model(rung.model)
         exchange.runs.append(run)
         exchange.told = run
+        # Once more at the very end: relaying an answer whose rung is over starts its clock again.
+        exchange.stack.callback(watch.close)
         exchange.stack.push_async_callback(stack.aclose)
         watch.start("total")
         async with watch.guard():

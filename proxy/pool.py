@@ -43,8 +43,17 @@ class ProviderConnection(ResponseHandler):
                 return
             self.answered = True
         super().data_received(data)
-        if self._exception is not None:
+        if self._resting and self._buffer:
+            # The answer ended within these bytes, which gave the connection back; what follows is unasked.
+            self.force_close()
+            self.abort()
+        elif self._exception is not None:
             self._break_body(self._exception)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """The request failed; where its answer has begun already, the reader of that has to know."""
+        super().set_exception(exc, *cause)
+        self._break_body(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end; with `exc` it is no proper one, whatever the framing."""

@@ -100,7 +100,8 @@ class Downstream:
         lines = [(name, value) for name, value in headers]
         names = {name.lower() for name, _ in lines}
         self._head_only = self._request.method == "HEAD" or status in _BODILESS
-        if not self._request.content.is_eof():
+        content = self._request.content
+        if not content.is_eof() or content.exception() is not None:
             # What is left of the request's body would be read as the next request.
             self._keep = False
         if status == 204:

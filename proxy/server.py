@@ -99,7 +99,7 @@ class ClientConnection(RequestHandler):
             await self._emptied.wait()
         finally:
             self._emptied = None
-            if self.transport is not None:
+            if self.transport is not None and not transport.is_closing():
                 transport.set_write_buffer_limits()
 
     def took_bytes(self) -> bool:
@@ -113,7 +113,7 @@ class ClientConnection(RequestHandler):
         The kernel holds megabytes and says that there is room again only when a third is free, so a
         client of a few KB/s would seem to stand still if our own buffer were all that is looked at.
         """
-        if self.transport is None:
+        if self.transport is None or self.transport.is_closing():
             return 0
         queued = array("i", [0])
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
@@ -154,16 +154,22 @@ class ClientConnection(RequestHandler):
             self._break_body()
         if self._request_count != requests:
             self._head_is_here()
-        elif data and self._current_request is None and not self._messages:
+        elif data and self._awaits_head():
             self._head_begun = True
             if self._head_by is None:
                 self._expect_head()
+
+    def _awaits_head(self) -> bool:
+        """Bytes now belong to a head: no request is served, or about to be by a task just made."""
+        waits = self._waiter is not None or self._request_count == 0
+        return waits and self._current_request is None and not self._messages
 
     def _break_body(self) -> None:
         """What does not parse, while a body arrives, is that body: its reader would wait for ever."""
         request = self._current_request
         if request is not None and not request.content.is_eof() and request.content.exception() is None:
             request.content.set_exception(web.RequestPayloadError("the framing is broken"))
+            request.content.feed_eof()  # else aiohttp, waiting for the rest, logs what we have told
 
     def _expect_head(self) -> None:
         self._head_by = self._loop.call_later(self._head_timeout, self._give_up_on_head)

@@ -120,18 +120,19 @@ class Upstream:
         exchange.stack.callback(response.close)
         exchange.note_head()
         _refuse_misplaced(exchange, response)
-        reply = Reply(response.status, downward(response.headers), ResponseBody(response))
+        reply = Reply(response.status, downward(response.headers), ResponseBody(response, exchange))
         return await ready(exchange, observed(exchange, reply))
 
 
 class ResponseBody(Gate):
     """The body of an aiohttp response, pushed."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_exchange", "_response")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
         super().__init__()
         self._response = response
+        self._exchange = exchange
 
     async def pump(self, sink: Sink) -> bool:
         """Hand over whatever has arrived, as often as something has. Raises `upstream_cut`."""
@@ -143,6 +144,9 @@ class ResponseBody(Gate):
             try:
                 chunk = await content.readany()
             except (aiohttp.ClientError, OSError) as error:
+                upload = self._exchange.body
+                if isinstance(upload, Upload) and upload.fault is not None:
+                    raise upload.fault from None
                 raise UpstreamFault("upstream_cut", "The provider broke off its answer.") from error
             if not chunk:
                 return True

@@ -526,3 +526,58 @@ async def test_a_form_with_two_models_is_refused_where_it_is_read_and_passes_whe
 
     assert statuses == [400, 200]
     assert upstream.seen[0].body == part + part + b"--b--\r\n"
+
+
+async def test_an_answer_behind_the_end_of_another_is_not_the_next_clients(tmp_path: Path) -> None:
+    """In the very bytes that end the answer, and with it the connection's use."""
+
+    async def twice(_seen: Seen, wire: Wire) -> None:
+        await wire.raw(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n")
+        await wire.raw(b'{"on')
+        await committed.wait()
+        await wire.raw(b'e":1' + b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n"stale"')
+        await wire.client_gone()
+
+    committed = asyncio.Event()
+    async with ScriptedUpstream() as upstream, gate_to(tmp_path, upstream) as gate:
+        upstream.script(twice, chat("mine"))
+        async with RawClient(gate.port) as client:
+            await client.send(post(CHAT, BODY))
+            await client.read_head()
+            committed.set()
+            assert await client.read_body() == b'{"one":1'
+            await client.send(post(CHAT, BODY))
+            await client.read_head()
+            body = await client.read_body()
+
+    assert b"mine" in body and b"stale" not in body
+
+
+@pytest.mark.parametrize(("bad", "code"), [(b"garbage\r\n", "invalid_request"), (b"", "client_timeout")])
+async def test_an_upload_that_breaks_after_the_answer_began_ends_it(
+    tmp_path: Path, bad: bytes, code: str
+) -> None:
+    async def early(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+        )
+        await writer.drain()
+        await _reader.read()
+        writer.close()
+
+    provider = await asyncio.start_server(early, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{provider.sockets[0].getsockname()[1]}/v1"
+    server = {"listen": ["127.0.0.1:0"], "admin": None, "timeouts": {"body_idle": "400ms"}}
+    table = write_table(tmp_path, {"up": {"upstream": url}}, server=server)
+    async with provider, Tidegate(table) as gate, RawClient(gate.port) as client:
+        await client.send(b"POST /up/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: audio/wav\r\n")
+        await client.send(b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        _, headers = await client.read_head()
+        await client.send(bad)
+        with pytest.raises(EOFError):
+            async with asyncio.timeout(4):
+                await client.read_body()
+        entry = await gate.log_entry(headers)
+
+    assert entry["error"] == code

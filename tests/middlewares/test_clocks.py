@@ -404,3 +404,16 @@ async def test_on_a_real_loop_a_clock_fires_too():
     with pytest.raises(TimeoutFault, match=r"^idle timeout: nothing moved for 0\.01 s\.$"):
         async with watch.guard():
             await asyncio.Event().wait()
+
+
+async def test_a_clock_that_fired_at_an_outer_guard_names_itself_there_after_an_inner_one():
+    timer = FakeTimer()
+    watch = Watch(Clocks(connect=None, total=5.0), timer)
+    watch.start("total")
+    with pytest.raises(TimeoutFault) as raised:
+        async with watch.guard():
+            timer.advance(5.0)
+            async with watch.guard():
+                await asyncio.Event().wait()
+
+    assert raised.value.clock == "total"

@@ -1,0 +1,97 @@
+"""A client's connection, turn by turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+from aiohttp import web
+
+from config.schema import ClientTimeouts
+from proxy.logs import Journal
+from proxy.server import ClientConnection, Connections, Server
+
+HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
+
+
+class FakeTransport(asyncio.Transport):
+    """Takes what is written, and says of itself only that it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def pause_reading(self) -> None:
+        """Nothing is read here."""
+
+    def resume_reading(self) -> None:
+        """Nothing is read here."""
+
+
+async def serve_nobody(_request: web.BaseRequest) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def connection(limit: int | None = None) -> tuple[ClientConnection, FakeTransport]:
+    journal = Journal(io.StringIO(), io.StringIO())
+    connections = Connections(limit)
+    server = Server(serve_nobody, journal, ClientTimeouts(header=0.05), connections)
+    made = server()
+    assert isinstance(made, ClientConnection)
+    transport = FakeTransport()
+    made.connection_made(transport)
+    return made, transport
+
+
+async def test_body_bytes_that_come_before_the_handler_runs_are_not_a_late_head() -> None:
+    """aiohttp takes a request off its queue one turn of the loop before it says that it serves it."""
+    made, transport = connection()
+    made.data_received(HEAD)
+    await asyncio.sleep(0)
+    made.data_received(b"{}")
+    await asyncio.sleep(0.1)
+
+    assert (transport.written, transport.closed) == (b"", False)
+    made.connection_lost(None)
+
+
+async def test_half_a_head_is_given_up_on_in_time() -> None:
+    made, transport = connection()
+    made.data_received(HEAD[:30])
+    await asyncio.sleep(0.1)
+
+    assert transport.written.startswith(b"HTTP/1.1 408 ")
+    assert transport.closed
+    made.connection_lost(None)
+
+
+async def test_one_connection_too_many_is_closed_and_makes_room_when_it_is_gone() -> None:
+    made, transport = connection(limit=0)
+
+    assert transport.closed
+    made.connection_lost(None)
+
+
+def test_connections_are_counted_over_all_listeners() -> None:
+    count = Connections(2)
+
+    assert [count.enter(), count.enter(), count.enter()] == [True, True, False]
+    count.leave()
+    count.leave()
+    assert count.enter()
+    assert all(Connections(None).enter() for _ in range(3))
