@@ -138,7 +138,7 @@ class SecretStore:
         if (name, source.env) not in self._credentials:
             self._credentials[name, source.env] = self._read_credential(name, source.env, place)
         secret = self._credentials[name, source.env]
-        return place, secret, "" if secret else f"there is no credential {name}"
+        return place, secret, "" if secret else f"there is no systemd credential {name}"
 
     def _read_credential(self, name: str, env: str | None, place: str) -> Secret | None:
         folder = self._environ.get("CREDENTIALS_DIRECTORY")

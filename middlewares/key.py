@@ -138,7 +138,10 @@ class Key:
             if (misfit := key_fits(secret.reveal(), self._deps.host)) is None:
                 return source, secret
             first = first or misfit
-        raise Refusal("key_missing", f"The route {self._deps.route!r} has no usable key: {first}.")
+        raise Refusal(
+            "key_missing",
+            f"The route {self._deps.route!r} has no usable key: {(first or '').removeprefix('no key: ')}.",
+        )
 
 
 def _header(source: Source, dialect: Dialect) -> str:

@@ -131,7 +131,7 @@ def test_every_place_looked_at_is_named(tmp_path):
     )
     assert (
         message({}, tmp_path, env="KIMI", credential="kimi", file=str(path))
-        == f"no key: KIMI is not set, there is no credential kimi and {path} does not exist"
+        == f"no key: KIMI is not set, there is no systemd credential kimi and {path} does not exist"
     )
     assert message({}, tmp_path) == "no key: none of env, credential and file is given"
 
