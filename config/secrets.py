@@ -7,7 +7,6 @@ holds a key or any other content of a key file, only the names of places.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
@@ -54,11 +53,6 @@ class Secret:
     def reveal(self) -> str:
         """The key itself."""
         return self._value
-
-    @property
-    def fingerprint(self) -> str:
-        """The first 8 hex digits of the key's SHA-256: enough to tell keys apart in a log."""
-        return hashlib.sha256(self._value.encode()).hexdigest()[:8]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._value == self._value

@@ -10,6 +10,8 @@ raises `upstream_cut` at the end of a stream that never said that it was complet
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from multidict import CIMultiDict
 
 from middlewares.bodies import FixedBody
@@ -30,11 +32,11 @@ async def ready(exchange: Exchange, reply: Reply) -> Reply:
     reply.body = body
     if reply.events is None:
         exchange.watch.stop("first_token")
-    try:
+    with ExitStack() as undo:
+        # At once, and not with the exchange: another attempt may follow.
+        undo.callback(body.close)
         await body.hold()
-    except BaseException:
-        body.close()
-        raise
+        undo.pop_all()
     promoted = _promoted(reply.events)
     if promoted is not None:
         body.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, get_args
 
 from msgspec import Meta, Struct, field
 
@@ -91,6 +91,10 @@ class Key:
     def __init__(self, options: Options, deps: Deps) -> None:
         self._sources = options if isinstance(options, tuple) else (options,)
         self._deps = deps
+        self._carriers = {
+            dialect: tuple({_header(source, dialect) for source in self._sources})
+            for dialect in get_args(Dialect)
+        }
         self._turn = 0
 
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
@@ -107,8 +111,7 @@ class Key:
 
     def _take_off(self, exchange: Exchange) -> None:
         """What an attempt before this one put on: it may have been another key in another header."""
-        mine = {_header(source, exchange.dialect) for source in self._sources}
-        for name in mine.union(exchange.credentials):
+        for name in (*self._carriers[exchange.dialect], *exchange.credentials):
             exchange.headers.popall(name, None)
 
     def available(self) -> bool:

@@ -29,7 +29,6 @@ class Route:
     name: str
     chain: Handler
     clocks: Clocks
-    explicit_only: bool
     usable: Callable[[], bool]
     listed: tuple[str, ...] | None
     """The models that `/v1/models` shows; None: ask the upstream."""

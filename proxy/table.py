@@ -69,7 +69,6 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
         name=name,
         chain=_chain(made, innermost),
         clocks=_clocks(made, Clocks()),
-        explicit_only=route.explicit_only,
         usable=_all_available(keys),
         listed=_listed(route),
     )
@@ -78,6 +77,8 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
 def _trusting(proxies: tuple[str, ...]) -> Callable[[str], bool]:
     networks = [ip_network(text, strict=False) for text in proxies if text != "unix"]
     unix = "unix" in proxies
+    if not proxies:
+        return lambda _address: False
 
     def is_trusted(address: str) -> bool:
         if address == "unix":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import aiohttp
 from aiohttp import payload
@@ -78,29 +78,25 @@ class Client:
             data=call.payload(),
             loop=asyncio.get_running_loop(),
         )
-        with _as_faults(call.exchange.route):
+        with _as_faults(call.exchange.route), ExitStack() as undo:
             connection = await pool.connect(request, traces=[], timeout=_NO_LIMIT)
-            try:
-                protocol = connection.protocol
-                assert isinstance(protocol, ProviderConnection)
-                protocol.set_response_params(
-                    skip_payload=request.method == "HEAD",
-                    read_until_eof=True,
-                    auto_decompress=False,
-                    read_bufsize=_READ_BUFFER,
-                    max_field_size=_MAX_HEAD_FIELD,
-                )
-                call.connected(protocol)
-                response = await request.send(connection)
-                try:
-                    await response.start(connection)
-                except BaseException:
-                    response.close()
-                    raise
-            except BaseException:
-                connection.close()
-                raise
-        return response
+            undo.callback(connection.close)
+            protocol = connection.protocol
+            assert isinstance(protocol, ProviderConnection)
+            protocol.set_response_params(
+                skip_payload=request.method == "HEAD",
+                read_until_eof=True,
+                auto_decompress=False,
+                read_bufsize=_READ_BUFFER,
+                max_field_size=_MAX_HEAD_FIELD,
+            )
+            call.connected(protocol)
+            response = await request.send(connection)
+            undo.callback(response.close)
+            await response.start(connection)
+            # From here on the response owns the connection, and the exchange closes the response.
+            undo.pop_all()
+            return response
 
 
 class Upstream:

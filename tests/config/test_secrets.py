@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import traceback
@@ -80,7 +79,6 @@ def test_a_secret_shows_itself_to_nobody():
     shown = f"{secret} {secret!r} {secret:>40} {secret!s}" + "%s %r" % (secret, [secret])  # noqa: UP031
     assert "canary" not in shown
     assert "[redacted]" in shown
-    assert secret.fingerprint == hashlib.sha256(KEY.encode()).hexdigest()[:8]
     assert secret == Secret(KEY)
     assert secret != Secret(KEY + "x")
     assert len({secret, Secret(KEY)}) == 1
