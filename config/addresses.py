@@ -60,7 +60,12 @@ Listen = Annotated[
         extra={"reads": "address"},
         extra_json_schema={
             "type": "string",
-            "examples": ["127.0.0.1:8080", "[::1]:8080", "unix:/run/tidegate.sock?mode=0660"],
+            "examples": [
+                "127.0.0.1:8080",
+                "[::1]:8080",
+                "https://0.0.0.0:8443",
+                "unix:/run/tidegate.sock?mode=0660",
+            ],
         },
     ),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -19,7 +20,8 @@ from config.problems import Finding
 from config.report import Place, Report
 from config.schema import MiddlewareUse, Route, Table
 from config.secrets import SecretStore
-from config.upstreams import Upstream, parse_upstream, shown_upstream, surplus_path
+from config.transport import judge_transport
+from config.upstreams import Upstream, parse_proxy, parse_upstream, shown_upstream, surplus_path
 from config.wording import listed, quoted, short
 
 
@@ -30,6 +32,8 @@ class Site(NamedTuple):
     report: Report
     catalog: Catalog
     secrets: SecretStore | None = None
+    base: Path | None = None
+    """The folder of the file, None when certificates are not to be looked at."""
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -43,6 +47,7 @@ def judge(site: Site) -> None:
     _listeners(site)
     _proxies(site)
     _upstreams(site)
+    judge_transport(site.table, site.routes, site.report, site.base)
     _chains(site)
     for place, message in _not_built(site):
         site.report.error_at(place, "not-built", f"{message} in this version of tidegate")
@@ -52,17 +57,10 @@ def _not_built(site: Site) -> Iterator[tuple[Place, str]]:
     """What the contract has and this version has not: a version that builds one deletes its line."""
     server = site.table.server
     for place, address in _addresses(site):
-        if address.kind == "tls":
-            yield place, "https:// listeners are not"
         if address.kind == "systemd":
             yield place, "systemd sockets are not"
     if server.workers != 1:
         yield ("server", "workers"), "more than one worker is not"
-    for name, route in site.routes.items():
-        if route.proxy is not None:
-            yield ("routes", name, "proxy"), "a route's proxy is not"
-        if route.tls is not None:
-            yield ("routes", name, "tls"), "a route's tls is not"
 
 
 def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:
@@ -118,6 +116,7 @@ def _upstreams(site: Site) -> None:
             site.report.error_at(place, "upstream-url", f"upstream{shown}: {error}")
         else:
             _not_ourselves(site, place, upstream)
+            _not_through_ourselves(site, name, route)
             _not_an_operation(site, place, route.upstream)
 
 
@@ -132,11 +131,22 @@ def _not_an_operation(site: Site, place: Place, text: str) -> None:
     site.report.add(site.report.mark(place), "warning", "upstream-path", message)
 
 
+def _not_through_ourselves(site: Site, name: str, route: Route) -> None:
+    try:
+        proxy = None if route.proxy is None else parse_proxy(route.proxy)
+    except ValueError:
+        return  # told by the rules about ways
+    if proxy is not None:
+        _not_ourselves(site, ("routes", name, "proxy"), proxy)
+
+
 def _not_ourselves(site: Site, place: Place, upstream: Upstream) -> None:
     for own, address in _addresses(site):
         if same_endpoint(upstream.host, upstream.port, address):
             shown = site.report.shown(own, str(address))
-            message = f"this upstream is the server's own address {shown}: requests would go round for ever"
+            message = (
+                f"this {place[-1]} is the server's own address {shown}: requests would go round for ever"
+            )
             site.report.error_at(place, "own-address", message)
             return
 

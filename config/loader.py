@@ -81,8 +81,12 @@ def load(
     environ: Mapping[str, str],
     overrides: Overrides = _NO_OVERRIDES,
     secrets: SecretStore | None = None,
+    certificates: bool = False,
 ) -> Loaded:
-    """Read, check and judge a table; `secrets` None means that keys are not to be looked at."""
+    """Read, check and judge a table.
+
+    `secrets` None means that keys are not to be looked at; `certificates` says whether their files are.
+    """
     report = Report(str(path))
     table: Any = None
     text = _text(path, report)
@@ -95,7 +99,8 @@ def load(
     server = _overridden(server, overrides, report)
     if isinstance(table, Table):
         table = structs.replace(table, server=server)
-        judge(Site(table, report, catalog, secrets))
+        base = path.absolute().parent if certificates else None
+        judge(Site(table, report, catalog, secrets, base))
     return _loaded(table, report)
 
 

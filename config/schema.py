@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, field
 
 from config.addresses import Address, Listen
-from config.problems import Mark
+from config.problems import Invalid, Mark
 from config.units import Duration, Size
 
 
@@ -67,6 +67,13 @@ class UpstreamTls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     ca: str | None = None
     verify: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise what makes no sense together."""
+        if self.ca is not None and not self.verify:
+            raise Invalid(
+                "ca says whom to trust, and verify: false to trust everybody: leave out one", "verify"
+            )
 
 
 class Route(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -90,9 +90,9 @@ class SecretStore:
     """
 
     def __init__(self, environ: Mapping[str, str], base: Path) -> None:
-        """`base` is the folder that relative file names start from: the table's."""
         self._environ = environ
-        self._base = base
+        self.base = base
+        """The folder that relative file names start from: the table's."""
         self._variables: dict[str, str | None] = {}
         self._credentials: dict[tuple[str, str | None], Secret | None] = {}
         self._files: dict[tuple[Path, str | None], tuple[_Signature, Secret | str]] = {}
@@ -150,7 +150,7 @@ class SecretStore:
     def _from_file(self, source: KeySource) -> tuple[str, Secret | None, str]:
         if source.file is None:
             return "", None, ""
-        path = self._base / source.file
+        path = self.base / source.file
         place = str(path)
         try:
             found = self._remembered(path, source.env, place)

@@ -50,6 +50,27 @@ def parse_upstream(text: str) -> Upstream:
     return Upstream(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
 
 
+def parse_proxy(text: str) -> Upstream:
+    """The endpoint of a route's HTTP proxy; raises ValueError saying what to write, without the URL.
+
+    It may hold a user and a password, as in http://user:password@proxy:3128.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() != "http":
+        raise ValueError("write the URL of an HTTP proxy, such as http://proxy:3128")
+    login, _, endpoint = rest.rpartition("@")
+    endpoint = endpoint.removesuffix("/")
+    if any(sign in endpoint for sign in "/?#"):
+        raise ValueError("a proxy has no path: write http://proxy:3128")
+    example = "write http://user:password@proxy:3128"
+    if _VISIBLE.fullmatch(text) is None or any(sign in login for sign in "/?#@"):
+        raise ValueError(f"the user or the password holds what has to be encoded, as %40 for @: {example}")
+    try:
+        return parse_upstream(f"http://{endpoint}")
+    except ValueError:
+        raise ValueError(f"the host or the port is malformed: {example}") from None
+
+
 def shown_upstream(text: str) -> str:
     """What a message may show of an upstream, with a space before it; nothing of one with an @ in it."""
     if "@" in text:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from config.addresses import Address
+from config.certificates import listener_context
 from config.schema import Table
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
@@ -43,6 +44,8 @@ class App:
         self.models = ModelList(self.timer)
         self._client = Client()
         self.table: RouteTable = compile_table(table, secrets, self._client, self.timer)
+        tls = table.server.tls
+        self._tls = None if tls is None else listener_context(tls, secrets.base)
         self._in_flight: set[Serving] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,9 +87,22 @@ class App:
         server = Server(Handler(self, admin=role == "admin"), self.journal, timeouts, connections)
         listeners.servers.append(server)
         loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if address.kind == "unix" else loop.create_server
-        listeners.open.append(await create(server, sock=sock, backlog=BACKLOG))
-        self.journal.info("listening", role=role, address=name_of(sock))
+        if address.kind == "unix":
+            opened = await loop.create_unix_server(server, sock=sock, backlog=BACKLOG)
+        elif address.kind == "tls" and self._tls is not None:
+            opened = await loop.create_server(
+                server,
+                sock=sock,
+                backlog=BACKLOG,
+                ssl=self._tls,
+                # A handshake is the client's to finish, as a head is.
+                ssl_handshake_timeout=timeouts.header,
+                ssl_shutdown_timeout=_CLOSED_WITHIN_S,
+            )
+        else:
+            opened = await loop.create_server(server, sock=sock, backlog=BACKLOG)
+        listeners.open.append(opened)
+        self.journal.info("listening", role=role, address=name_of(sock, tls=address.kind == "tls"))
 
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Stop taking requests, let those in flight finish; False if some had to be cut."""

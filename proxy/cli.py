@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", "say everything that is wrong with the table; sends nothing", _check)
     _add_table(check)
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
-    check.add_argument("--no-secrets", action="store_true", help="do not look for the keys")
+    check.add_argument("--no-secrets", action="store_true", help="do not look for keys and certificates")
     check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
     _command(commands, "schema", "print the JSON Schema of the table, for editors", _schema)
     _command(commands, "version", "print the version", _version)
@@ -87,7 +87,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="the route table")
 
 
-def _load(options: argparse.Namespace, *, with_secrets: bool) -> tuple[Loaded, SecretStore]:
+def _load(options: argparse.Namespace, *, keys: bool, certificates: bool) -> tuple[Loaded, SecretStore]:
     from middlewares.registry import catalog
 
     path = find_table(options.config, os.environ, Path.cwd())
@@ -98,13 +98,14 @@ def _load(options: argparse.Namespace, *, with_secrets: bool) -> tuple[Loaded, S
         catalog(),
         environ=os.environ,
         overrides=overrides,
-        secrets=secrets if with_secrets else None,
+        secrets=secrets if keys else None,
+        certificates=certificates,
     )
     return loaded, secrets
 
 
 def _serve(options: argparse.Namespace) -> int:
-    loaded, secrets = _load(options, with_secrets=False)
+    loaded, secrets = _load(options, keys=False, certificates=True)
     for problem in loaded.problems:
         print(problem, file=sys.stderr)
     if loaded.table is None:
@@ -116,7 +117,8 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    loaded, _ = _load(options, with_secrets=not options.no_secrets)
+    with_files = not options.no_secrets
+    loaded, _ = _load(options, keys=with_files, certificates=with_files)
     problems = loaded.problems
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(problems), indent=2).decode())

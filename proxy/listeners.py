@@ -1,4 +1,4 @@
-"""Sockets to listen on: TCP over IPv4 and IPv6, and unix sockets with mode and group."""
+"""Sockets to listen on: TCP over IPv4 and IPv6, for TLS too, and unix sockets with mode and group."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def open_socket(address: Address) -> socket.socket:
         raise CannotListen(f"cannot listen on {address}: {reason}{hint}") from error
 
 
-def name_of(sock: socket.socket) -> str:
+def name_of(sock: socket.socket, *, tls: bool = False) -> str:
     """The address that a socket really has, as the table writes it."""
     if sock.family == socket.AF_UNIX:
         return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+    place = f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+    return f"https://{place}" if tls else place
 
 
 def _is_taken(error: Exception) -> bool:

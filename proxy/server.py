@@ -8,10 +8,7 @@ echo the offending header, key and all.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import secrets
-import termios
-from array import array
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from config.schema import ClientTimeouts
 from middlewares.exchange import ReplyBody
 from middlewares.faults import ClientFault, openai_error
+from proxy.kernel import bytes_taken
 from proxy.logs import Journal, Record
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -37,6 +35,8 @@ _SETTINGS: dict[str, Any] = {
     "max_line_size": 16 * 1024,
     "read_bufsize": 2**16,
 }
+_HIGH_WATER = 64 * 1024
+"""Bytes that may wait for a client in our own buffer before the answer's source is halted."""
 
 
 class Connections:
@@ -68,7 +68,7 @@ class ClientConnection(RequestHandler):
         "_head_by",
         "_head_timeout",
         "_journal",
-        "_pending",
+        "_taken",
         "source",
     )
 
@@ -86,7 +86,7 @@ class ClientConnection(RequestHandler):
         self._head_begun = False
         self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
-        self._pending = 0
+        self._taken = 0
 
     async def emptied(self) -> None:
         """Wait until the kernel has every byte that was written; a clean stop must not lose the last."""
@@ -100,29 +100,23 @@ class ClientConnection(RequestHandler):
         finally:
             self._emptied = None
             if self.transport is not None and not transport.is_closing():
-                transport.set_write_buffer_limits()
+                transport.set_write_buffer_limits(high=_HIGH_WATER)
 
     def took_bytes(self) -> bool:
         """Whether the client, slow as it is, took anything since this was asked last."""
-        before, self._pending = self._pending, self._unsent()
-        return self.writing_paused and self._pending < before
+        before, self._taken = self._taken, self._count_taken()
+        return self.writing_paused and self._taken > before
 
-    def _unsent(self) -> int:
-        """Bytes that the client has not acknowledged: in our buffer and in the kernel's.
-
-        The kernel holds megabytes and says that there is room again only when a third is free, so a
-        client of a few KB/s would seem to stand still if our own buffer were all that is looked at.
-        """
+    def _count_taken(self) -> int:
         if self.transport is None or self.transport.is_closing():
-            return 0
-        queued = array("i", [0])
-        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
-        return self.transport.get_write_buffer_size() + queued[0]
+            return self._taken
+        sock = self.transport.get_extra_info("socket")
+        return bytes_taken(sock, self.transport.get_write_buffer_size())
 
     def pause_writing(self) -> None:
         """The client takes less than comes."""
         super().pause_writing()
-        self._pending = self._unsent()
+        self._taken = self._count_taken()
         if self.source is not None:
             self.source.pause()
 
@@ -134,6 +128,9 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept, unless there are as many as there may be."""
         super().connection_made(transport)
+        if self.transport is not None:
+            # Of their own, transports under TLS would hold eight times as much.
+            self.transport.set_write_buffer_limits(high=_HIGH_WATER)
         if self._connections.enter():
             self._expect_head()
         elif self.transport is not None:

@@ -26,6 +26,7 @@ from proxy.demo import DemoModel
 from proxy.ladder import Ladder, Route
 from proxy.router import Router
 from proxy.upstream import Client, Upstream
+from proxy.ways import way_to
 
 OWN_AGENT = f"tidegate/{__version__}"
 
@@ -63,7 +64,9 @@ def compile_table(table: schema.Table, secrets: SecretStore, client: Client, tim
 def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client) -> Route:
     host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
     made = _made(route.middlewares, Deps(name, host, secrets, OWN_AGENT))
-    innermost: Handler = DemoModel() if route.upstream == "demo" else Upstream(client, route.upstream)
+    innermost: Handler = (
+        DemoModel() if route.upstream == "demo" else Upstream(client, way_to(route, secrets.base))
+    )
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
     return Route(
         name=name,

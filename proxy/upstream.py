@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 
 import aiohttp
 from aiohttp import payload
@@ -25,6 +26,7 @@ from middlewares.exchange import Exchange, Reply, Sink, Unreadable, Upload
 from middlewares.faults import UpstreamFault
 from middlewares.multipart import Form
 from proxy.pool import Pool, ProviderConnection
+from proxy.ways import Way
 from proxy.wire import downward, upward_query
 
 _NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
@@ -49,27 +51,27 @@ class Client:
         await self._kept.close()
         await self._new.close()
 
-    async def call(self, exchange: Exchange, url: URL) -> aiohttp.ClientResponse:
-        """Send the exchange; return at the answer's head. Raises UpstreamFault."""
+    async def call(self, exchange: Exchange, way: Way, url: URL) -> aiohttp.ClientResponse:
+        """Send the exchange to `url` by that way; return at the answer's head. Raises UpstreamFault."""
         call = _Call(exchange)
         if isinstance(exchange.body, Upload):
             # It cannot be sent twice, so it must not meet a connection that may have died.
             try:
-                return await self._send(self._new, call, url)
+                return await self._send(self._new, call, way, url)
             except UpstreamFault:
                 if exchange.body.fault is not None:
                     raise exchange.body.fault from None
                 raise
         try:
-            return await self._send(self._kept, call, url)
+            return await self._send(self._kept, call, way, url)
         except UpstreamFault as fault:
             if fault.code != "upstream_reset" or not call.died_unnoticed:
                 raise
         # A pooled connection that died unnoticed: nothing was lost but the time to see it.
         exchange.watch.new_attempt()
-        return await self._send(self._new, call, url)
+        return await self._send(self._new, call, way, url)
 
-    async def _send(self, pool: Pool, call: _Call, url: URL) -> aiohttp.ClientResponse:
+    async def _send(self, pool: Pool, call: _Call, way: Way, url: URL) -> aiohttp.ClientResponse:
         request = ClientRequest(
             call.exchange.inbound.method,
             url,
@@ -77,10 +79,16 @@ class Client:
             skip_auto_headers=_INVENTED,
             data=call.payload(),
             loop=asyncio.get_running_loop(),
+            ssl=way.ssl,
+            proxy=way.proxy,
+            proxy_auth=way.login,
         )
-        with _as_faults(call.exchange.route), ExitStack() as undo:
-            connection = await pool.connect(request, traces=[], timeout=_NO_LIMIT)
+        route = call.exchange.route
+        with ExitStack() as undo:
+            with _as_unreachable(route):
+                connection = await pool.connect(request, traces=[], timeout=_NO_LIMIT)
             undo.callback(connection.close)
+            undo.enter_context(_as_faults(route))
             protocol = connection.protocol
             assert isinstance(protocol, ProviderConnection)
             protocol.set_response_params(
@@ -102,18 +110,22 @@ class Client:
 class Upstream:
     """One route's provider: the innermost handler of its chain."""
 
-    def __init__(self, client: Client, base: str) -> None:
+    def __init__(self, client: Client, way: Way) -> None:
         self._client = client
-        self._base = base.rstrip("/")
+        self._way = way
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Make one attempt; the reply is ready to be committed."""
         exchange.begin_attempt()
         query = upward_query(exchange.query)
-        url = URL(self._base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
+        url = URL(self._way.base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
         async with exchange.watch.guard():
-            response = await self._client.call(exchange, url)
+            response = await self._client.call(exchange, self._way, url)
         exchange.stack.callback(response.close)
+        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._way.by_proxy:
+            raise UpstreamFault(
+                "upstream_connect", f"The proxy of {exchange.route!r} refused the connection."
+            )
         exchange.note_head()
         _refuse_misplaced(exchange, response)
         reply = Reply(response.status, downward(response.headers), ResponseBody(response, exchange))
@@ -258,12 +270,19 @@ class _UploadPayload(payload.Payload):
 
 
 @contextmanager
+def _as_unreachable(route: str) -> Iterator[None]:
+    """Until the connection stands, whatever goes wrong is one thing: names, sockets, TLS, a proxy."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamFault("upstream_connect", f"No connection to the provider of {route!r}.") from error
+
+
+@contextmanager
 def _as_faults(route: str) -> Iterator[None]:
     """Map what aiohttp raises before the head of an answer."""
     try:
         yield
-    except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ClientSSLError) as error:
-        raise UpstreamFault("upstream_connect", f"No connection to the provider of {route!r}.") from error
     except aiohttp.ClientResponseError as error:
         raise UpstreamFault(
             "upstream_protocol", f"The provider of {route!r} did not answer in HTTP."

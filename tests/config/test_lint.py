@@ -301,18 +301,6 @@ def test_what_came_from_the_environment_is_shown_as_its_source(tmp_path):
             "own-address",
             "this upstream is the server's own address '127.0.0.1:8081': requests would go round for ever",
         ),
-        (
-            "a: {upstream: demo, proxy: http://p:1}",
-            30,
-            "not-built",
-            "a route's proxy is not in this version of tidegate",
-        ),
-        (
-            "a: {upstream: demo, tls: {verify: false}}",
-            23,
-            "not-built",
-            "a route's tls is not in this version of tidegate",
-        ),
     ],
 )
 def test_what_is_wrong_with_a_route_is_told(route, column, code, message, tmp_path):

@@ -1,4 +1,4 @@
-"""Providers over TLS: their certificates are verified, always."""
+"""TLS on both sides: providers are who their certificates say, and listeners show the operator's."""
 
 from __future__ import annotations
 
@@ -6,37 +6,34 @@ import asyncio
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.process import Tidegate, write_table
+from tests.support.certificates import Certificate, self_signed
+from tests.support.http_proxy import HttpProxy
+from tests.support.process import ROOT, Tidegate, write_table
 from tests.support.raw import RawClient, header, post
+from tests.support.upstream import ScriptedUpstream, chat
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
 ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n{"tls": true}'
+ASK = post("/up/v1/chat/completions", {"model": "x"})
+DEMO = {"demo": {"upstream": "demo", "middlewares": ["prefix_rewrite"]}}
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A key and a certificate for localhost that signs itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = folder / "key.pem", folder / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    subprocess.run([*new, "-keyout", key, "-out", cert, *subject], check=True, capture_output=True)
-    return key, cert
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @asynccontextmanager
-async def provider(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
-    key, cert = certificate
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-
+async def provider(certificate: Certificate) -> AsyncIterator[int]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await reader.readuntil(b"\r\n\r\n")
@@ -45,9 +42,17 @@ async def provider(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=certificate.server_context())
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+async def asked(gate: Tidegate, request: bytes = ASK) -> tuple[int, str | None]:
+    """Status and error code of the one answer."""
+    async with RawClient(gate.port) as client:
+        await client.send(request)
+        status, headers = await client.read_head()
+    return status, header(headers, "x-tidegate-error")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ async def provider(certificate: tuple[Path, Path]) -> AsyncIterator[int]:
     ids=["trusted", "unknown issuer", "another name"],
 )
 async def test_a_provider_is_who_its_certificate_says_or_gets_nothing(
-    tmp_path: Path, certificate: tuple[Path, Path], host: str, trusted: bool, status: int, code: str | None
+    tmp_path: Path, certificate: Certificate, host: str, trusted: bool, status: int, code: str | None
 ) -> None:
     async with provider(certificate) as port:
         routes = {
@@ -68,9 +73,170 @@ async def test_a_provider_is_who_its_certificate_says_or_gets_nothing(
         }
         env = {"UP_KEY": "canary-of-the-tls-test"}
         if trusted:
-            env["SSL_CERT_FILE"] = str(certificate[1])
-        async with Tidegate(write_table(tmp_path, routes), env=env) as gate, RawClient(gate.port) as client:
-            await client.send(post("/up/v1/chat/completions", {"model": "x"}))
-            got, headers = await client.read_head()
+            env["SSL_CERT_FILE"] = str(certificate.cert)
+        async with Tidegate(write_table(tmp_path, routes), env=env) as gate:
+            assert await asked(gate) == (status, code)
 
-    assert (got, header(headers, "x-tidegate-error")) == (status, code)
+
+@pytest.mark.parametrize(
+    ("host", "tls", "expected"),
+    [
+        ("localhost", {"ca": "localhost.crt"}, (200, None)),
+        ("127.0.0.1", {"ca": "localhost.crt"}, (502, "upstream_connect")),
+        ("localhost", {"ca": "other.crt"}, (502, "upstream_connect")),
+        ("127.0.0.1", {"verify": False}, (200, None)),
+        ("localhost", {}, (502, "upstream_connect")),
+    ],
+    ids=["its authority", "another name", "another authority", "nothing verified", "the machine's own"],
+)
+async def test_a_route_says_whom_it_trusts(
+    tmp_path: Path, host: str, tls: dict[str, Any], expected: tuple[int, str | None]
+) -> None:
+    certificate = self_signed(tmp_path)
+    self_signed(tmp_path, "other")
+    async with provider(certificate) as port:
+        routes = {"up": {"upstream": f"https://{host}:{port}/v1", "tls": tls}}
+        async with Tidegate(write_table(tmp_path, routes)) as gate:
+            assert await asked(gate) == expected
+
+
+async def test_an_authority_of_a_route_takes_the_place_of_the_machines(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    self_signed(tmp_path, "other")
+    async with provider(certificate) as port:
+        routes = {"up": {"upstream": f"https://localhost:{port}/v1", "tls": {"ca": "other.crt"}}}
+        env = {"SSL_CERT_FILE": str(certificate.cert)}
+        async with Tidegate(write_table(tmp_path, routes), env=env) as gate:
+            assert await asked(gate) == (502, "upstream_connect")
+
+
+@pytest.mark.parametrize("login", [None, "me:p@ss:wörd"])
+async def test_a_proxy_tunnels_to_a_provider_with_tls_and_reads_nothing(
+    tmp_path: Path, certificate: Certificate, login: str | None
+) -> None:
+    user = "" if login is None else "me:p%40ss%3Aw%C3%B6rd@"
+    async with provider(certificate) as port, HttpProxy(port, login) as proxy:
+        route = {
+            "upstream": "https://localhost:9/v1",
+            "proxy": "${UP_PROXY}",
+            "tls": {"ca": str(certificate.cert)},
+            "middlewares": [{"key": {"env": "UP_KEY"}}],
+        }
+        env = {"UP_KEY": "canary-of-the-proxy", "UP_PROXY": f"http://{user}127.0.0.1:{proxy.port}"}
+        async with Tidegate(write_table(tmp_path, {"up": route}), env=env) as gate:
+            assert await asked(gate) == (200, None)
+
+    assert proxy.asked == ["CONNECT localhost:9 HTTP/1.1"]
+    assert "canary" not in repr(proxy.heads)
+
+
+async def test_a_proxy_forwards_what_goes_to_a_provider_without_tls(tmp_path: Path) -> None:
+    async with ScriptedUpstream(chat("by proxy")) as upstream, HttpProxy(upstream.port, "me:pw") as proxy:
+        route = {"upstream": "http://provider.test/v1", "proxy": f"http://me:pw@127.0.0.1:{proxy.port}"}
+        async with Tidegate(write_table(tmp_path, {"up": route})) as gate:
+            assert await asked(gate) == (200, None)
+
+    assert proxy.asked == ["POST http://provider.test/v1/chat/completions HTTP/1.1"]
+    assert upstream.seen[0].header("Host") == "provider.test"
+    assert upstream.seen[0].header("Proxy-Authorization") is None
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_refuses_is_no_connection(tmp_path: Path, scheme: str) -> None:
+    async with HttpProxy(9, "somebody:else") as proxy:
+        route = {"upstream": f"{scheme}://provider.test/v1", "proxy": f"http://127.0.0.1:{proxy.port}"}
+        async with Tidegate(write_table(tmp_path, {"up": route})) as gate:
+            assert await asked(gate) == (502, "upstream_connect")
+
+
+async def test_a_proxy_that_is_not_there_is_no_connection(tmp_path: Path) -> None:
+    route = {"upstream": "https://provider.test/v1", "proxy": "http://127.0.0.1:9"}
+    async with Tidegate(write_table(tmp_path, {"up": route})) as gate:
+        assert await asked(gate) == (502, "upstream_connect")
+
+
+def listening(folder: Path, certificate: Certificate, **tls: str) -> Path:
+    files = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    return write_table(folder, DEMO, server={"listen": ["https://127.0.0.1:0"], "tls": files | tls})
+
+
+async def test_a_listener_speaks_tls_1_2_and_newer_with_the_operators_certificate(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    question = {"model": "demo/echo", "messages": [{"role": "user", "content": "hello"}], "stream": True}
+    async with Tidegate(listening(tmp_path, certificate)) as gate:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context = certificate.client_context()
+            context.minimum_version = context.maximum_version = version
+            async with RawClient(gate.port, tls=context) as client:
+                for _ in range(2):
+                    await client.send(post("/v1/chat/completions", question))
+                    status, _ = await client.read_head()
+                    body = await client.read_body()
+                    assert status == 200 and b"hello" in body and body.endswith(b"data: [DONE]\n\n")
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(ssl.SSLError):
+            async with RawClient(gate.port, tls=old):
+                raise AssertionError("TLS 1.1 was accepted")
+
+    assert gate.address().startswith("https://127.0.0.1:")
+
+
+async def test_a_listener_with_client_ca_admits_only_clients_that_it_signed(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    staff, stranger = self_signed(tmp_path, "staff"), self_signed(tmp_path, "stranger")
+    question = post("/v1/chat/completions", {"model": "demo/echo", "messages": []})
+    async with Tidegate(listening(tmp_path, certificate, client_ca=str(staff.cert))) as gate:
+        async with RawClient(gate.port, tls=certificate.client_context(staff)) as client:
+            await client.send(question)
+            status, _ = await client.read_head()
+            await client.read_body()
+        refused = 0
+        for own in (stranger, None):
+            try:
+                async with RawClient(gate.port, tls=certificate.client_context(own)) as client:
+                    await client.send(question)
+                    await client.read_head()
+            except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+                refused += 1
+
+    assert (status, refused) == (200, 2)
+
+
+async def test_what_is_no_tls_on_a_tls_listener_harms_nobody(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    async with Tidegate(listening(tmp_path, certificate)) as gate:
+        async with RawClient(gate.port) as client:
+            await client.send(post("/v1/chat/completions", {"model": "demo/echo"}))
+            assert b"HTTP/" not in await client.read_until_closed()
+        async with RawClient(gate.port, tls=certificate.client_context()) as client:
+            await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await client.read_head())[0] == 200
+
+
+def test_a_certificate_that_cannot_be_used_is_told_at_its_line_and_nothing_is_served(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    other = self_signed(tmp_path, "other")
+    path = listening(tmp_path, certificate, key=str(other.key))
+    place = next(n for n, line in enumerate(path.read_text().splitlines(), 1) if '"key"' in line)
+    for command in ("serve", "check"):
+        ran = subprocess.run(
+            [sys.executable, "-m", "proxy", command, "-c", str(path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert ran.returncode == 1
+        assert f"{path}:{place}:" in ran.stdout + ran.stderr
+        assert f"{str(other.key)!r} is the key of another certificate" in ran.stdout + ran.stderr
+        assert "Traceback" not in ran.stderr

@@ -26,6 +26,9 @@ class FakeTransport(asyncio.Transport):
         assert isinstance(data, bytes)
         self.written += data
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered here."""
+
     def is_closing(self) -> bool:
         return self.closed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -19,10 +20,19 @@ class RawClient:
 
     A truncated answer raises asyncio.IncompleteReadError, a reset one ConnectionResetError. A small
     `receive_buffer` (bytes, for the kernel) makes a client that takes its time felt at the other end soon.
+    Under `tls` the server has to be localhost.
     """
 
-    def __init__(self, port: int, host: str = "127.0.0.1", *, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        host: str = "127.0.0.1",
+        *,
+        receive_buffer: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._address = (host, port)
+        self._tls = tls
         self._receive_buffer = receive_buffer
         self._bodiless = False
         self._headers: http1.Headers = ()
@@ -35,7 +45,10 @@ class RawClient:
             if self._receive_buffer is not None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
             await asyncio.get_running_loop().sock_connect(connection, self._address)
-            self._reader, self._writer = await asyncio.open_connection(sock=connection)
+            name = None if self._tls is None else "localhost"
+            self._reader, self._writer = await asyncio.open_connection(
+                sock=connection, ssl=self._tls, server_hostname=name
+            )
         except BaseException:
             connection.close()
             raise

@@ -1,0 +1,77 @@
+"""The rules about the ways to and from tidegate: certificates of listeners, `proxy` and `tls` of routes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from config.certificates import UnusableCertificate, listener_context, upstream_context
+from config.report import Place, Report
+from config.schema import Route, Table
+from config.upstreams import parse_proxy, parse_upstream
+from config.wording import quoted
+
+
+def judge_transport(table: Table, routes: dict[str, Route], report: Report, base: Path | None) -> None:
+    """Report what is wrong; `base` is the table's folder, None when files are not to be looked at."""
+    if base is not None:
+        _listener_files(table, report, base)
+    for name, route in routes.items():
+        if ("routes", name, "upstream") not in report.broken:
+            _tls(name, route, report, base)
+        if route.proxy is not None:
+            _proxy(("routes", name, "proxy"), route, report)
+
+
+def _listener_files(table: Table, report: Report, base: Path) -> None:
+    if table.server.tls is not None:
+        try:
+            listener_context(table.server.tls, base)
+        except UnusableCertificate as error:
+            _unusable(("server", "tls", error.field), error, report)
+
+
+def _tls(name: str, route: Route, report: Report, base: Path | None) -> None:
+    place: Place = ("routes", name, "tls")
+    if route.tls is None:
+        return
+    if not _is_https(route.upstream):
+        message = f"the route {quoted(name)} has tls, but its upstream is not https://: nothing is verified"
+        report.add(report.mark(place), "warning", "tls-unused", message)
+    elif not route.tls.verify:
+        message = f"the route {quoted(name)} sends keys and prompts to whoever answers: verify is false"
+        report.add(report.mark((*place, "verify")), "warning", "tls-unverified", message)
+    if base is not None:
+        try:
+            upstream_context(route.tls, base)
+        except UnusableCertificate as error:
+            _unusable((*place, error.field), error, report)
+
+
+def _unusable(place: Place, error: UnusableCertificate, report: Report) -> None:
+    message = f"{quoted(report.sources[place])} cannot be used" if place in report.sources else str(error)
+    report.error_at(place, "certificate", message)
+
+
+def _is_https(upstream: str) -> bool:
+    try:
+        return parse_upstream(upstream).scheme == "https"
+    except ValueError:
+        return False
+
+
+def _proxy(place: Place, route: Route, report: Report) -> None:
+    text = route.proxy or ""
+    try:
+        parse_proxy(text)
+    except ValueError as error:
+        report.error_at(place, "proxy-url", f"proxy: {error}")
+        return
+    if route.upstream == "demo":
+        message = "the demo is embedded: no proxy is on the way to it"
+        report.add(report.mark(place), "warning", "proxy-unused", message)
+    elif urlsplit(text).password and place not in report.sources:
+        message = (
+            'the password of this proxy stands in the file: write "${NAME}" and set it in the environment'
+        )
+        report.add(report.mark(place), "warning", "proxy-password", message)
