@@ -22,6 +22,7 @@ from config.secrets import SecretStore
 from middlewares.clocks import Watch
 from middlewares.envelope import Envelope
 from middlewares.faults import ClientFault, Outcome
+from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
 
@@ -62,7 +63,7 @@ class Upload:
     fault: ClientFault | None = None
 
 
-Body = Envelope | Form | Unreadable | Upload | None
+Body = Envelope | Form | Handshake | Unreadable | Upload | None
 
 
 class Tap(Protocol):
@@ -169,7 +170,7 @@ class Exchange:
     @property
     def model(self) -> str | None:
         """The model as it goes upstream, None when the request names none."""
-        if isinstance(self.body, Form):
+        if isinstance(self.body, Form | Handshake):
             return self.body.model
         fields = self.fields
         value = fields.value("model") if fields is not None else None
@@ -177,15 +178,17 @@ class Exchange:
 
     def rename_model(self, name: str) -> None:
         """Have the upstream see another model name."""
-        if isinstance(self.body, Form):
+        if isinstance(self.body, Form | Handshake):
             self.body.rename(name)
+            if isinstance(self.body, Handshake):
+                self.query = self.body.query
         elif (fields := self.fields) is not None:
             fields.set("model", name)
 
     @property
     def streaming(self) -> bool:
         """Whether the client asked for a stream."""
-        if isinstance(self.body, Form):
+        if isinstance(self.body, Form | Handshake):
             return self.body.stream
         return isinstance(self.body, Envelope) and self.body.value("stream") is True
 
@@ -196,7 +199,7 @@ class Exchange:
             route=route,
             headers=self.headers.copy(),
             credentials=self.credentials,
-            body=self.body.copy() if isinstance(self.body, Envelope | Form) else self.body,
+            body=self.body.copy() if isinstance(self.body, Envelope | Form | Handshake) else self.body,
             query=self.query,
             watch=watch,
             stack=stack,
@@ -223,7 +226,7 @@ class Exchange:
     @property
     def changes(self) -> dict[str, tuple[str, str]]:
         """What was changed in the body: field -> (old, new), as `x-tidegate-changed` shows them."""
-        return self.body.changes if isinstance(self.body, Envelope | Form) else {}
+        return self.body.changes if isinstance(self.body, Envelope | Form | Handshake) else {}
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]

@@ -18,6 +18,7 @@ from middlewares.clocks import Timer, Watch
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
 from middlewares.faults import ClientFault, ClientGone, Fault, Outcome, Refusal, UpstreamFault
+from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import dialect_of
 from proxy import listing
@@ -27,6 +28,7 @@ from proxy.relay import Downstream, Headers, error_answer
 from proxy.router import Choice, Named
 from proxy.server import ClientConnection
 from proxy.table import RouteTable
+from proxy.tunnel import Tunnel
 from proxy.wire import Target, client_address, read_target, split_target, upward
 
 _DRAIN_RETRY_S = 5
@@ -148,7 +150,7 @@ class Serving:
         except asyncio.CancelledError:
             if self._cut:
                 self._end_with(Refusal("draining", "This server stopped.", retry_after=_DRAIN_RETRY_S))
-            else:
+            elif not self._said_goodbye():
                 self._note("client_gone", 499, "client_gone")
                 self._down.break_off()
             raise
@@ -159,6 +161,11 @@ class Serving:
         finally:
             self._task = None
             self._finish()
+
+    def _said_goodbye(self) -> bool:
+        """Whether it is a WebSocket that was being closed: whoever ends it then, it is a proper end."""
+        body = self._reply.body if self._reply is not None else None
+        return isinstance(body, Tunnel) and body.closing
 
     async def _run(self) -> None:
         self._watch.start("total")
@@ -191,7 +198,11 @@ class Serving:
         self.record.stream = exchange.streaming
         self._reply = reply = await self._table.chain(exchange)
         run = exchange.told or exchange
-        await self._down.relay(reply, self._reply_headers(reply), run.watch)
+        lines = self._reply_headers(reply)
+        if isinstance(reply.body, Tunnel):
+            await self._down.tunnel(reply, reply.body, lines, run.watch, self._count)
+        else:
+            await self._down.relay(reply, lines, run.watch)
 
     def _provider(self) -> str | None:
         named = self._request.headers.getall("x-tidegate-provider", ())
@@ -209,7 +220,7 @@ class Serving:
         model = asked = None
         if isinstance(body, Envelope):
             model, asked = self._named_in(body)
-        elif isinstance(body, Form):
+        elif isinstance(body, Form | Handshake):
             model = body.model if body.model is None else self._checked(body.model)
         elif isinstance(body, Unreadable) and target.route is None and provider is None:
             raise body.fault

@@ -19,7 +19,9 @@ from config.schema import Server
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Unreadable, Upload
 from middlewares.faults import ClientFault, ClientGone
+from middlewares.handshake import Handshake
 from middlewares.multipart import Form
+from proxy.wire import split_target
 
 _JSON_ENDPOINTS = frozenset(
     {
@@ -46,6 +48,19 @@ class Taken(NamedTuple):
     encoded: bytes | None
 
 
+def opens_websocket(request: web.BaseRequest) -> bool:
+    """Whether it is a WebSocket's opening handshake (RFC 6455, section 4.1)."""
+    headers = request.headers
+    return (
+        request.method == "GET"
+        and request.version >= HttpVersion11
+        and not request.body_exists
+        and "Sec-WebSocket-Key" in headers
+        and headers.get("Upgrade", "").strip().lower() == "websocket"
+        and any("upgrade" in line.lower() for line in headers.getall("Connection", ()))
+    )
+
+
 async def take_body(
     request: web.BaseRequest, path: str, limits: Server, count: Callable[[int], None]
 ) -> Taken:
@@ -53,6 +68,8 @@ async def take_body(
 
     Raises ClientFault: 408, 413, or 400 for broken framing.
     """
+    if opens_websocket(request):
+        return Taken(Handshake.parse(split_target(request.raw_path)[1]), None)
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json")
     endpoint = request.method == "POST" and path in _JSON_ENDPOINTS

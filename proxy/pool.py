@@ -8,10 +8,18 @@ that nobody asked for. Those would be the next client's answer.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+
+
+class Source(Protocol):
+    """Where the bytes for a provider come from, when they come by themselves: a client's connection."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
 
 class ProviderConnection(ResponseHandler):
@@ -21,6 +29,8 @@ class ProviderConnection(ResponseHandler):
     """It has carried another request before."""
     answered = False
     """A byte of the answer has come."""
+    source: Source | None = None
+    """Paused while the provider takes nothing."""
     _used = False
     _resting = False
 
@@ -33,6 +43,18 @@ class ProviderConnection(ResponseHandler):
     def rest(self) -> None:
         """The connection waits in the pool: from here on nothing may come but its end."""
         self._resting = True
+
+    def pause_writing(self) -> None:
+        """The provider takes less than is sent."""
+        super().pause_writing()
+        if self.source is not None:
+            self.source.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The provider has caught up."""
+        super().resume_writing()
+        if self.source is not None:
+            self.source.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the provider."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -24,6 +24,7 @@ from middlewares.exchange import Reply
 from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect
 from proxy.server import ClientConnection
+from proxy.tunnel import FromClient, Tunnel
 
 Headers = Iterable[tuple[str, str]]
 
@@ -103,6 +104,9 @@ class Downstream:
         content = self._request.content
         if not content.is_eof() or content.exception() is not None:
             # What is left of the request's body would be read as the next request.
+            self._keep = False
+        if self._connection.upgraded:
+            # A client that wanted another protocol may be speaking it already.
             self._keep = False
         if status == 204:
             lines = [line for line in lines if line[0].lower() != "content-length"]
@@ -208,6 +212,29 @@ class Downstream:
         async with watch.guard():
             await self._connection.emptied()
         watch.stop("idle")
+
+    async def tunnel(
+        self, reply: Reply, tunnel: Tunnel, headers: Headers, watch: Watch, count: Callable[[int], None]
+    ) -> None:
+        """Switch protocols, and be a pipe both ways until the provider ends it; `count` is told what comes.
+
+        Raises the Fault that it ends with.
+        """
+        connection = self._connection
+        self._keep = False
+        self._reply = reply
+        self.status = reply.status
+        lines = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
+        self._send(_head(reply.status, lines))
+        connection.source = tunnel
+        watch.moved = connection.took_bytes
+        tunnel.listen_to(connection)
+        connection.hand_to(FromClient(tunnel, count))
+        try:
+            await tunnel.pump(self.write)
+            self.end()
+        finally:
+            connection.source = None
 
     def fail(self, fault: Fault, dialect: Dialect) -> None:
         """After the head: tell the fault where that can be done, and break off.

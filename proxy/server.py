@@ -88,6 +88,15 @@ class ClientConnection(RequestHandler):
         self._emptied: asyncio.Event | None = None
         self._taken = 0
 
+    @property
+    def upgraded(self) -> bool:
+        """Whether the client asked for another protocol: no request follows on this connection."""
+        return self._upgraded
+
+    def hand_to(self, receiver: Any) -> None:
+        """From here on what the client sends goes to `receiver.feed_data`; it is no HTTP any more."""
+        self.set_parser(receiver)
+
     async def emptied(self) -> None:
         """Wait until the kernel has every byte that was written; a clean stop must not lose the last."""
         transport = self.transport

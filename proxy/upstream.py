@@ -24,8 +24,10 @@ from middlewares.commit import observed, ready
 from middlewares.envelope import Envelope
 from middlewares.exchange import Exchange, Reply, Sink, Unreadable, Upload
 from middlewares.faults import UpstreamFault
+from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from proxy.pool import Pool, ProviderConnection
+from proxy.tunnel import Tunnel
 from proxy.ways import Way
 from proxy.wire import downward, upward_query
 
@@ -54,6 +56,9 @@ class Client:
     async def call(self, exchange: Exchange, way: Way, url: URL) -> aiohttp.ClientResponse:
         """Send the exchange to `url` by that way; return at the answer's head. Raises UpstreamFault."""
         call = _Call(exchange)
+        if isinstance(exchange.body, Handshake):
+            # Whatever becomes of it, this connection carries nothing else.
+            return await self._send(self._new, call, way, url)
         if isinstance(exchange.body, Upload):
             # It cannot be sent twice, so it must not meet a connection that may have died.
             try:
@@ -127,6 +132,8 @@ class Upstream:
                 "upstream_connect", f"The proxy of {exchange.route!r} refused the connection."
             )
         exchange.note_head()
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):
+            return Reply(response.status, downward(response.headers), _tunnel(exchange, response))
         _refuse_misplaced(exchange, response)
         reply = Reply(response.status, downward(response.headers), ResponseBody(response, exchange))
         return await ready(exchange, observed(exchange, reply))
@@ -187,6 +194,9 @@ class _Call:
                 self._data = body.encode()
         elif isinstance(body, Unreadable):
             self._data = exchange.encoded or body.raw
+        elif isinstance(body, Handshake):
+            self._data = None
+            self.headers["Connection"], self.headers["Upgrade"] = "Upgrade", "websocket"
         else:
             self._data = body
         if isinstance(body, Envelope | Unreadable):
@@ -291,6 +301,16 @@ def _as_faults(route: str) -> Iterator[None]:
         raise UpstreamFault(
             "upstream_reset", f"The provider of {route!r} closed the connection without an answer."
         ) from error
+
+
+def _tunnel(exchange: Exchange, response: aiohttp.ClientResponse) -> Tunnel:
+    protocol = response.connection.protocol if response.connection is not None else None
+    if response.headers.get("Upgrade", "").strip().lower() != "websocket" or protocol is None:
+        raise UpstreamFault(
+            "upstream_protocol", f"The provider of {exchange.route!r} switched to what is no WebSocket."
+        )
+    assert isinstance(protocol, ProviderConnection)
+    return Tunnel(response, protocol, exchange)
 
 
 def _refuse_misplaced(exchange: Exchange, response: aiohttp.ClientResponse) -> None:

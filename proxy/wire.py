@@ -37,7 +37,7 @@ _NEVER_DOWN = HOP_BY_HOP | {"set-cookie", "set-cookie2", "alt-svc", "strict-tran
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
 _OURS = "x-tidegate-"
 _FORWARDED = "x-forwarded-"
-_KEY_PROTOCOL = re.compile(r"[\s\"]*openai-insecure-api-key\..*", re.IGNORECASE)
+_KEY_PROTOCOL = re.compile(r"[\s\"]*openai-insecure-api-key\.([^\"]*).*", re.IGNORECASE)
 
 _SEPARATOR = re.compile(r"([&;])")
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")  # as aiohttp reads it; it would send it on with gaps
@@ -77,7 +77,11 @@ def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDic
         if lower in _NEVER_UP or lower.startswith((_OURS, _FORWARDED)) or name.lower() in named:
             continue
         if lower == "sec-websocket-protocol":
-            kept = ",".join(p for p in value.split(",") if not _KEY_PROTOCOL.fullmatch(p))
+            protocols = value.split(",")
+            kept = ",".join(p for p in protocols if not _KEY_PROTOCOL.fullmatch(p))
+            for found in filter(None, map(_KEY_PROTOCOL.fullmatch, protocols)):
+                # A browser cannot set headers on a WebSocket; here is where it puts its key.
+                credentials.setdefault("authorization", f"Bearer {found[1].strip()}")
             if not kept.strip():
                 continue
         elif _NOT_UTF8.search(value):
