@@ -6,13 +6,15 @@ middleware's options type describes itself (a msgspec struct, or a union of one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from config.problems import Finding
 from config.secrets import SecretStore
+from config.wording import quoted
 
 
 class Scene(Struct, frozen=True):
@@ -49,8 +51,42 @@ class Entry(Struct, frozen=True):
     summary: str = ""
 
 
+class Unusable(Exception):
+    """A third-party middleware that cannot be found, read or made; the message says which, and why."""
+
+
+@contextmanager
+def foreign(name: str) -> Iterator[None]:
+    """Around code that is not ours: whatever it raises becomes `Unusable`."""
+    try:
+        yield
+    except Unusable:
+        raise
+    except (Exception, SystemExit) as error:
+        # Nobody can know what somebody else's module raises, and a table that names it must not end us.
+        raise Unusable(f"middleware {quoted(name)}: {type(error).__name__}: {error}") from error
+
+
+def _nobody(_name: str) -> Entry | None:
+    return None
+
+
+def _none() -> tuple[str, ...]:
+    return ()
+
+
 class Catalog(Struct, frozen=True):
-    """`entries` exist; `planned` are in the contract and not in this version."""
+    """`entries` exist; `planned` are in the contract and not in this version.
+
+    `third_party` finds what others have made, by name, and raises `Unusable`; `registered` are the
+    names of those that are installed.
+    """
 
     entries: Mapping[str, Entry]
     planned: frozenset[str] = frozenset()
+    third_party: Callable[[str], Entry | None] = _nobody
+    registered: Callable[[], tuple[str, ...]] = _none
+
+    def find(self, name: str) -> Entry | None:
+        """The middleware of that name, None if there is none. Raises `Unusable`."""
+        return self.entries[name] if name in self.entries else self.third_party(name)

@@ -6,14 +6,13 @@ rules about names and order can judge the rest. Such a chain never leaves the lo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from msgspec import inspect
 
 from config import slips
-from config.catalog import Catalog
+from config.catalog import Catalog, Entry, Unusable, foreign
 from config.document import Mapping, Node, Scalar, Sequence
 from config.report import Place, Report
 from config.scalars import kind_of
@@ -22,9 +21,6 @@ from config.secrets import find_literal_secret
 from config.wording import listed, quoted
 
 EMPTY_ITEM = "an item is empty: write something after its dash, or leave out the dash"
-
-# A module with its package, and what it has there.
-_THIRD_PARTY = re.compile(r"[\w.]+:\w+")
 
 
 class Reader(Protocol):
@@ -94,7 +90,11 @@ def _item(reader: Reader, item: Node, place: Place) -> MiddlewareUse | None:
 
 def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> MiddlewareUse | None:
     reader.report.marks[place] = name.mark
-    entry = reader.catalog.entries.get(name.text)
+    try:
+        entry = reader.catalog.find(name.text)
+    except Unusable as error:
+        reader.fail(place, "unusable-middleware", str(error))
+        return None
     if entry is None:
         reader.fail(place, *_unknown(reader, name))
         return None
@@ -103,8 +103,19 @@ def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> Middlewar
     reader.report.uses.setdefault(place[:-1], []).append(inside)
     value = _slipped(reader, name.text, options, inside)
     if value is None:
-        value = reader.read(options, _options_type(entry.options, options), inside)
+        value = _options(reader, name.text, entry, options, inside)
     return MiddlewareUse(name.text, value, name.mark)
+
+
+def _options(reader: Reader, name: str, entry: Entry, options: Node, place: Place) -> Any:
+    if name in reader.catalog.entries:
+        return reader.read(options, _options_type(entry.options, options), place)
+    try:
+        with foreign(name):
+            return reader.read(options, _options_type(entry.options, options), place)
+    except Unusable as error:
+        reader.report.broken.add(place)
+        return reader.fail(place, "unusable-middleware", str(error))
 
 
 def _slipped(reader: Reader, name: str, options: Node, place: Place) -> Any:
@@ -121,15 +132,16 @@ def _slipped(reader: Reader, name: str, options: Node, place: Place) -> Any:
 
 def _unknown(reader: Reader, name: Scalar) -> tuple[str, str]:
     text = name.text
-    names = [*reader.catalog.entries, *reader.catalog.planned]
+    usable = [*reader.catalog.entries, *reader.catalog.registered()]
+    names = [*usable, *reader.catalog.planned]
     if (unspaced := slips.unspaced(text, names)) is not None:
         return "unknown-middleware", f"put a space after the colon: write {unspaced}: {{option: value}}"
-    if text in reader.catalog.planned or _THIRD_PARTY.fullmatch(text):
+    if text in reader.catalog.planned:
         return "not-built", f"middleware {quoted(text)} is not in this version of tidegate"
     if "${" in text:
         return "interpolation", "a middleware's name is not interpolated: write the name itself"
     near = reader.report.hint(text, names)
-    offer = f": there are {listed(sorted(reader.catalog.entries))}" if reader.catalog.entries else ""
+    offer = f": there are {listed(sorted(usable))}" if usable else ""
     return "unknown-middleware", f"unknown middleware {quoted(text)}{near or offer}"
 
 

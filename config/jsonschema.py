@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
-from config.catalog import Catalog, Entry
+from config.catalog import Catalog, Entry, Unusable
 from config.descriptions import TABLE
 from config.names import RESERVED, ROUTE_NAME
 from config.schema import Table
@@ -21,6 +21,7 @@ from config.units import written_duration, written_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
+_THIRD_PARTY = r"^[A-Za-z_][\w.]*:\w+$"
 _VARIABLE = {"type": "string", "pattern": r"\$\{"}
 _TARGETS = {
     "description": "ROUTE/MODEL (an alias), or a list of them (a ladder, tried in order).",
@@ -35,7 +36,8 @@ Schema = dict[str, Any]
 def schema(catalog: Catalog) -> Schema:
     """The JSON Schema of a table with these middlewares."""
     writer = _Writer()
-    for name, entry in catalog.entries.items():
+    entries = _with_registered(catalog)
+    for name, entry in entries.items():
         writer.name(name, entry)
     table = writer.type(inspect.type_info(Table))
     fields = writer.definitions["Table"]["properties"]
@@ -47,12 +49,25 @@ def schema(catalog: Catalog) -> Schema:
     # The top level's own chain admits fewer middlewares, and fewer options of some.
     writer.definitions["Table"]["properties"]["middlewares"]["anyOf"][0]["$ref"] = "#/$defs/top_chain"
     writer.definitions["Table"]["patternProperties"] = {"^x-": {}}
-    top = {name: entry for name, entry in catalog.entries.items() if entry.top_fields is not None}
-    writer.chain("chain", "middleware", {name: (entry, None) for name, entry in catalog.entries.items()})
+    top = {name: entry for name, entry in entries.items() if entry.top_fields is not None}
+    writer.chain("chain", "middleware", {name: (entry, None) for name, entry in entries.items()})
     writer.chain(
         "top_chain", "top_middleware", {name: (entry, entry.top_fields) for name, entry in top.items()}
     )
     return {"$schema": DIALECT, "title": "tidegate route table", **table, "$defs": writer.definitions}
+
+
+def _with_registered(catalog: Catalog) -> dict[str, Entry]:
+    """The entries, and those of installed third parties that can be used; of the others `check` speaks."""
+    entries = dict(catalog.entries)
+    for name in catalog.registered():
+        try:
+            found = catalog.find(name)
+        except Unusable:
+            continue
+        if found is not None:
+            entries[name] = found
+    return entries
 
 
 class _Writer:
@@ -154,14 +169,14 @@ class _Writer:
         single: Schema = {
             "type": "object",
             "properties": options,
+            "patternProperties": {_THIRD_PARTY: {"type": ["object", "null"]}},
             "minProperties": 1,
             "maxProperties": 1,
             "additionalProperties": False,
         }
-        nested = {"$ref": f"#/$defs/{name}"}
-        self.definitions[item] = {
-            "oneOf": [{"enum": bare_names}, single, nested] if bare_names else [single, nested]
-        }
+        bare = [{"enum": bare_names}] if bare_names else []
+        others = {"type": "string", "pattern": _THIRD_PARTY}
+        self.definitions[item] = {"oneOf": [*bare, others, single, {"$ref": f"#/$defs/{name}"}]}
         self.definitions[name] = {"type": "array", "items": {"$ref": f"#/$defs/{item}"}}
 
     def _options(self, entry: Entry, only: frozenset[str] | None) -> Schema:

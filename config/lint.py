@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from config.addresses import Address, same_endpoint, same_listener
-from config.catalog import Catalog, Reviewed, Scene
+from config.catalog import Catalog, Entry, Reviewed, Scene
 from config.names import judge_names
 from config.problems import Finding
 from config.report import Place, Report
@@ -181,10 +181,16 @@ def _uses(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> Iterator
     return zip(site.report.uses.get(place, ()), uses, strict=True)
 
 
+def _entry(site: Site, use: MiddlewareUse) -> Entry:
+    entry = site.catalog.find(use.name)
+    assert entry is not None, "a chain holds only what was found"
+    return entry
+
+
 def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
     first: dict[str, int] = {}
     for start, use in _uses(site, uses, place):
-        if use.name in first and not site.catalog.entries[use.name].repeatable:
+        if use.name in first and not _entry(site, use).repeatable:
             message = f"{quoted(use.name)} stands in this list already, on line {first[use.name]}"
             site.report.error_at_key(start, "listed-twice", message)
         first.setdefault(use.name, use.mark.line)
@@ -193,7 +199,7 @@ def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
 def _at_the_top(site: Site, uses: tuple[MiddlewareUse, ...]) -> None:
     allowed = sorted(name for name, entry in site.catalog.entries.items() if entry.top_fields is not None)
     for start, use in _uses(site, uses, ("middlewares",)):
-        fields = site.catalog.entries[use.name].top_fields
+        fields = _entry(site, use).top_fields
         if fields is None:
             offer = f"; here may stand {', '.join(allowed)}" if allowed else ""
             message = f"{quoted(use.name)} works on one attempt at a route: move it into the routes{offer}"
@@ -222,7 +228,7 @@ def _in_order(site: Site, uses: tuple[MiddlewareUse, ...], place: Place, scene: 
         if use.options is UNSET:
             continue
         for inside, options in _each(use.options, start):
-            if isinstance(options, Reviewed):
+            if isinstance(options, Reviewed) and use.name in site.catalog.entries:
                 for finding in options.review(here):
                     _find(site, inside, finding)
             if use.name == "timeout":

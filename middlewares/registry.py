@@ -5,13 +5,14 @@ An explicit table, so that importing a module never registers anything.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
-from config.catalog import Catalog, Entry
-from middlewares import headers, key, params, prefix_rewrite, timeout, token_floor, usage
+from config.catalog import Catalog, Entry, foreign
+from middlewares import headers, key, params, prefix_rewrite, third_party, timeout, token_floor, usage
 from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
@@ -76,5 +77,29 @@ BUILT_IN: dict[str, Registered] = {
 
 
 def catalog() -> Catalog:
-    """What the loader needs to know of all this."""
-    return Catalog(entries={name: registered.entry for name, registered in BUILT_IN.items()}, planned=PLANNED)
+    """What the loader needs to know of all this; what is installed is looked up once for each."""
+    registered = functools.cache(third_party.registered_names)
+    return Catalog(
+        entries={name: registered.entry for name, registered in BUILT_IN.items()},
+        planned=PLANNED,
+        third_party=functools.partial(_third_party, registered),
+        registered=registered,
+    )
+
+
+def make(name: str, options: Any, deps: Deps) -> Middleware:
+    """The middleware of that name. Raises `config.catalog.Unusable` if it is somebody else's and fails."""
+    if name in BUILT_IN:
+        return BUILT_IN[name].make(options, deps)
+    with foreign(name):
+        made: Middleware = third_party.find(name)(options, deps)
+        return made
+
+
+def _third_party(registered: Callable[[], tuple[str, ...]], name: str) -> Entry | None:
+    module, colon, _ = name.partition(":")
+    if name in PLANNED or (colon and module in BUILT_IN.keys() | PLANNED):
+        return None  # `timeout:10s` is a slip, and no module
+    if not colon and name not in registered():
+        return None
+    return Entry(third_party.options_of(name), top_fields=frozenset(), repeatable=True, summary="third-party")

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import aiohttp.http_parser
 import uvloop
 
+from config.catalog import Unusable
 from config.certificates import UnusableCertificate
 from config.schema import Table
 from config.secrets import SecretStore
@@ -25,7 +26,7 @@ def serve(table: Table, secrets: SecretStore) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run(table, secrets, journal))
-    except (CannotListen, UnusableCertificate) as error:
+    except (CannotListen, UnusableCertificate, Unusable) as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1
 

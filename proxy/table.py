@@ -19,7 +19,7 @@ from middlewares.chain import compile_chain
 from middlewares.clocks import Clocks, Timer
 from middlewares.exchange import Deps, Handler, Middleware
 from middlewares.key import Key
-from middlewares.registry import BUILT_IN
+from middlewares.registry import make
 from middlewares.timeout import Timeout
 from proxy import __version__
 from proxy.demo import DemoModel
@@ -102,7 +102,7 @@ def _listed(route: schema.Route) -> tuple[str, ...] | None:
 
 
 def _made(uses: tuple[MiddlewareUse, ...], deps: Deps) -> list[Middleware]:
-    return [BUILT_IN[use.name].make(use.options, deps) for use in uses]
+    return [make(use.name, use.options, deps) for use in uses]
 
 
 def _chain(made: list[Middleware], innermost: Handler) -> Handler:

@@ -14,23 +14,8 @@ import pytest
 from config.loader import load
 from middlewares.faults import STATUS
 from middlewares.registry import BUILT_IN, PLANNED, catalog
+from tests.support.documents import PAGES, blocks, write_modules
 from tests.support.process import ROOT, Tidegate, write_table
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(page and line, text) of each fenced block, without its indentation."""
-    found = []
-    for page in PAGES:
-        text = page.read_text()
-        for match in _BLOCK.finditer(text):
-            if match[2] == language:
-                place = f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}"
-                lines = match[3].splitlines(keepends=True)
-                found.append((place, "".join(line.removeprefix(match[1]) for line in lines)))
-    return found
 
 
 def completed(text: str) -> str:
@@ -44,7 +29,11 @@ def completed(text: str) -> str:
 
 
 @pytest.mark.parametrize(("place", "text"), [pytest.param(*block, id=block[0]) for block in blocks("yaml")])
-def test_every_table_shown_is_valid(tmp_path: Path, place: str, text: str) -> None:
+def test_every_table_shown_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str
+) -> None:
+    write_modules(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "routes.yaml"
     file.write_text(completed(text))
     loaded = load(file, catalog(), environ={})
@@ -58,7 +47,7 @@ def demo(folder: Path) -> Path:
 
 
 async def test_the_readmes_python_works_as_shown(tmp_path: Path) -> None:
-    (python,) = [text for _, text in blocks("python")]
+    (python,) = [text for place, text in blocks("python") if place.startswith("README")]
     async with Tidegate(demo(tmp_path)) as gate:
         env = {"OPENAI_BASE_URL": gate.base_url + "/v1", "OPENAI_API_KEY": "unused", "PATH": "/usr/bin:/bin"}
         said = await run(sys.executable, "-c", python, env=env)

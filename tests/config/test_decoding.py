@@ -176,7 +176,6 @@ def test_interpolated_text_is_read_as_the_fields_type(chain, options, tmp_path):
         ("[retr]", 2, "unknown middleware 'retr', did you mean 'retry'?"),
         ("[retry]", 2, "middleware 'retry' is not in this version of tidegate"),
         ("[breaker: {failures: 5}]", 2, "middleware 'breaker' is not in this version of tidegate"),
-        ("['my.package:Name']", 2, "middleware 'my.package:Name' is not in this version of tidegate"),
         ("['${X}']", 2, "a middleware's name is not interpolated: write the name itself"),
         ("[rewrite: {map: {'${X}': a}}]", 18, "a key is not interpolated: write the name itself"),
     ],

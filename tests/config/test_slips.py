@@ -39,7 +39,6 @@ BRACES = "options stand in braces: write "
             2,
             "unknown middleware 'a.b:{c': there are 'client_keys', 'floor', 'key', 'params', 'rate_limit', 'rewrite', 'timeout', 'usage'",
         ),
-        ("['a.b:C']", 2, "middleware 'a.b:C' is not in this version of tidegate"),
         (
             "prefix_rewrite",
             1,
