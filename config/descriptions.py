@@ -87,6 +87,11 @@ TABLE: dict[str, dict[str, str]] = {
         "idle": "Between two bytes of the answer.",
         "total": "From entering the route to the last byte.",
     },
+    "concurrency": {
+        "limit": "Exchanges in flight on the route at one time, each held to its last byte.",
+        "queue": "How many more may wait; the next one is 429 queue_full.",
+        "wait": "How long one waits before it is 429 queue_full.",
+    },
     "params": {
         "drop": "Top-level body fields to take out.",
         "rename": "Top-level body fields to call otherwise.",

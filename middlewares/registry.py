@@ -12,14 +12,23 @@ from typing import Any
 from msgspec import Struct
 
 from config.catalog import Catalog, Entry, foreign
-from middlewares import headers, key, params, prefix_rewrite, third_party, timeout, token_floor, usage
+from middlewares import (
+    concurrency,
+    headers,
+    key,
+    params,
+    prefix_rewrite,
+    third_party,
+    timeout,
+    token_floor,
+    usage,
+)
 from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
     {
         "breaker",
         "client_keys",
-        "concurrency",
         "rate_limit",
         "retry",
         "stream",
@@ -68,6 +77,10 @@ BUILT_IN: dict[str, Registered] = {
     "params": Registered(
         Entry(params.Options, repeatable=True, summary="edits of a JSON body's top-level fields"),
         params.Params,
+    ),
+    "concurrency": Registered(
+        Entry(concurrency.Options, summary="exchanges in flight on the route, and a queue for more"),
+        concurrency.Concurrency,
     ),
     "usage": Registered(
         Entry(usage.Options, summary="tokens in the log; asks streams for them"),

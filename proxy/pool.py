@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from proxy.kernel import LAST_BYTES_WITHIN_MS, give_up_after
+
 
 class Source(Protocol):
     """Where the bytes for a provider come from, when they come by themselves: a client's connection."""
@@ -31,6 +33,8 @@ class ProviderConnection(ResponseHandler):
     """A byte of the answer has come."""
     source: Source | None = None
     """Paused while the provider takes nothing."""
+    flushes = False
+    """Whether what was written still leaves when it is closed: not half a request, but a last message."""
     _used = False
     _resting = False
 
@@ -43,6 +47,16 @@ class ProviderConnection(ResponseHandler):
     def rest(self) -> None:
         """The connection waits in the pool: from here on nothing may come but its end."""
         self._resting = True
+
+    def close(self) -> None:
+        """The call is over. Half a request that the provider does not take must not keep it waiting."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
+            if self.flushes:
+                give_up_after(transport.get_extra_info("socket"), LAST_BYTES_WITHIN_MS)
+            else:
+                transport.abort()
+        super().close()
 
     def pause_writing(self) -> None:
         """The provider takes less than is sent."""

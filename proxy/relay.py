@@ -23,6 +23,7 @@ from middlewares.clocks import Watch
 from middlewares.exchange import Reply
 from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect
+from proxy.kernel import LAST_BYTES_WITHIN_MS, give_up_after
 from proxy.server import ClientConnection
 from proxy.tunnel import FromClient, Tunnel
 
@@ -31,7 +32,6 @@ Headers = Iterable[tuple[str, str]]
 _BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JSON = "application/json"
-_LAST_BYTES_WITHIN_MS = 30_000
 
 
 class Written(web.StreamResponse):
@@ -146,14 +146,11 @@ class Downstream:
         if transport is None:
             return
         sock = transport.get_extra_info("socket")
-        over_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
         if self._framed:
-            if over_tcp:
-                # What is still buffered may leave, but not wait for ever for a client that stalls.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LAST_BYTES_WITHIN_MS)
+            give_up_after(sock, LAST_BYTES_WITHIN_MS)
             transport.close()
             return
-        if over_tcp:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 

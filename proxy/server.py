@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from config.schema import ClientTimeouts
 from middlewares.exchange import ReplyBody
 from middlewares.faults import ClientFault, openai_error
-from proxy.kernel import bytes_taken
+from proxy.kernel import bytes_taken, has_left
 from proxy.logs import Journal, Record
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -35,6 +35,8 @@ _SETTINGS: dict[str, Any] = {
     "max_line_size": 16 * 1024,
     "read_bufsize": 2**16,
 }
+_LOOK_EVERY_S = 0.05
+"""How often a connection that is not read is asked whether its client is still there."""
 _HIGH_WATER = 64 * 1024
 """Bytes that may wait for a client in our own buffer before the answer's source is halted."""
 
@@ -68,6 +70,7 @@ class ClientConnection(RequestHandler):
         "_head_by",
         "_head_timeout",
         "_journal",
+        "_look_again",
         "_taken",
         "source",
     )
@@ -86,6 +89,7 @@ class ClientConnection(RequestHandler):
         self._head_begun = False
         self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
+        self._look_again: asyncio.TimerHandle | None = None
         self._taken = 0
 
     @property
@@ -134,6 +138,30 @@ class ClientConnection(RequestHandler):
         super().resume_writing()
         self._stop_waiting()
 
+    def _pause_transport_reading(self) -> None:
+        """Reading stops for now; from here on only the kernel knows whether the client is there."""
+        super()._pause_transport_reading()
+        if self._look_again is None:
+            self._look_again = self._loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def _resume_transport_reading(self) -> None:
+        self._look_no_more()
+        super()._resume_transport_reading()
+
+    def _look(self) -> None:
+        self._look_again = None
+        if self.transport is None or self.transport.is_closing():
+            return
+        if has_left(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._look_again = self._loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def _look_no_more(self) -> None:
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept, unless there are as many as there may be."""
         super().connection_made(transport)
@@ -150,6 +178,7 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
         self._connections.leave()
         self._head_is_here()
+        self._look_no_more()
         self._stop_waiting()
 
     def data_received(self, data: bytes) -> None:

@@ -39,6 +39,7 @@ class Tunnel:
         self._ended = False
         self._gone: ClientGone | None = None
         self._turn = asyncio.Event()
+        connection.flushes = True
         connection.set_parser(self, None)
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,14 +41,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @asynccontextmanager
 async def served(
-    folder: Path, upstream: str, transport: str, certificate: Certificate, **server: Any
+    folder: Path, upstream: str, transport: str, certificate: Certificate, *chain: Any
 ) -> AsyncIterator[Tidegate]:
-    route = {"upstream": upstream, "middlewares": ["prefix_rewrite"]}
-    if transport == "tls":
-        server |= {
-            "listen": ["https://127.0.0.1:0"],
-            "tls": {"cert": str(certificate.cert), "key": str(certificate.key)},
-        }
+    route = {"upstream": upstream, "middlewares": ["prefix_rewrite", *chain]}
+    files = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    server: dict[str, Any] = {"listen": ["https://127.0.0.1:0"], "tls": files} if transport == "tls" else {}
     async with Tidegate(write_table(folder, {"up": route}, server=server)) as gate:
         yield gate
 
@@ -60,6 +59,8 @@ def leave(client: RawClient, how: str) -> float:
     left = asyncio.get_running_loop().time()
     if how == "close":
         client.close()
+    elif how == "vanish":
+        client.vanish()
     else:
         client.reset()
     return left
@@ -180,6 +181,119 @@ async def test_leaving_during_an_upload(
     assert ended - left < WITHIN_S
     assert not received.endswith(b"0\r\n\r\n"), "half an upload was made to look whole"
     assert (entry["outcome"], entry["error"]) == ("client_gone", "client_gone")
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_leaving_while_the_provider_takes_nothing_of_an_upload(
+    tmp_path: Path, certificate: Certificate, transport: str
+) -> None:
+    """Nothing is read of the client then, so that only the kernel knows that it left."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    sockets: list[socket.socket] = []
+
+    async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        sockets.append(writer.get_extra_info("socket"))
+        await over.wait()
+        writer.close()
+
+    listener = await asyncio.start_server(provider, "127.0.0.1", 0, limit=4096)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
+    head = "POST /up/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: 1000000000\r\n\r\n"
+    async with listener, served(tmp_path, url, transport, certificate) as gate:
+        async with connect(gate, transport, certificate) as client:
+            await client.send(head.encode())
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    while True:
+                        await client.send(b"x" * 65_536)
+            left = leave(client, "reset")
+            (entry,) = await gate.wait_log(1)
+            took = loop.time() - left
+            # The provider's system knows too, though the half upload has never been read.
+            poll = select.poll()
+            poll.register(sockets[0].fileno(), 0)
+            ended = await loop.run_in_executor(None, poll.poll, 5000)
+            over.set()
+
+    assert took < 2 * WITHIN_S
+    assert ended
+    assert entry["outcome"] == "client_gone"
+
+
+@pytest.mark.parametrize("body", ["held", "upload"])
+@pytest.mark.parametrize("how", ["vanish", "reset"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_leaving_while_queued(
+    tmp_path: Path, certificate: Certificate, transport: str, how: str, body: str
+) -> None:
+    """Whoever leaves the queue makes room there at once, and the provider never hears of it."""
+    loop = asyncio.get_running_loop()
+    release = asyncio.Event()
+
+    async def behave(seen: Seen, wire: Wire) -> None:
+        await release.wait()
+        await chat("served")(seen, wire)
+
+    slots = {"concurrency": {"limit": 1, "queue": 1}}
+    question = post(CHAT, {"model": "up/x", "messages": []})
+    # As much as is read ahead and more, so that reading stops until somebody takes it.
+    length = 150_000
+    upload = f"POST /up/v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: {length}\r\n\r\n"
+    queued = upload.encode() + b"x" * length if body == "upload" else question
+    async with (
+        ScriptedUpstream(behave) as upstream,
+        served(tmp_path, upstream.url, transport, certificate, slots) as gate,
+    ):
+        async with (
+            connect(gate, transport, certificate) as first,
+            connect(gate, transport, certificate) as leaves,
+            connect(gate, transport, certificate) as refused,
+            connect(gate, transport, certificate) as stays,
+        ):
+            await first.send(question)
+            await upstream.wait_seen(1)
+            await leaves.send(queued)
+            # The place in the queue is taken when the next one is turned away.
+            await refused.send(question)
+            status, headers = await refused.read_head()
+            left = leave(leaves, how)
+            gone = next(e for e in await gate.wait_log(2) if e["outcome"] == "client_gone")
+            took = loop.time() - left
+            await stays.send(question)
+            release.set()
+            answers = [(await client.read_head())[0] for client in (first, stays)]
+
+    assert (status, header(headers, "x-tidegate-error")) == (429, "queue_full")
+    assert took < 2 * WITHIN_S
+    assert gone["attempts"] == 0
+    assert answers == [200, 200]
+    assert [seen.path for seen in upstream.seen] == ["/v1/chat/completions"] * 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_leaving_frees_the_slot_for_the_next(
+    tmp_path: Path, certificate: Certificate, transport: str
+) -> None:
+    async with (
+        ScriptedUpstream() as upstream,
+        served(
+            tmp_path, upstream.url, transport, certificate, {"concurrency": {"limit": 1, "queue": 1}}
+        ) as gate,
+    ):
+        upstream.script(silent(), chat("served"))
+        async with (
+            connect(gate, transport, certificate) as first,
+            connect(gate, transport, certificate) as second,
+        ):
+            await first.send(post(CHAT, {"model": "up/x", "messages": []}))
+            await upstream.wait_seen(1)
+            await second.send(post(CHAT, {"model": "up/x", "messages": []}))
+            leave(first, "close")
+            status, _ = await second.read_head()
+
+    assert status == 200
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

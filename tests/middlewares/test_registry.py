@@ -33,6 +33,7 @@ SMALLEST: dict[str, dict[str, object]] = {
     "timeout": {},
     "usage": {},
     "params": {"drop": ["temperature"]},
+    "concurrency": {"limit": 1},
 }
 """The least that each must be given."""
 
@@ -69,6 +70,7 @@ def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
         "timeout": frozenset({"total"}),
         "usage": None,
         "params": None,
+        "concurrency": None,
     }
 
 

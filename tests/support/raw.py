@@ -102,6 +102,10 @@ class RawClient:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
+    def vanish(self) -> None:
+        """Leave with a FIN and no good-bye of TLS before it, as a program that ends does."""
+        self._writer.transport.abort()
+
     def close(self) -> None:
         """Leave with a FIN."""
         self._writer.close()

@@ -1,0 +1,95 @@
+"""`concurrency`: so many exchanges at one time on a route, each held to its last byte; others queue.
+
+Slots are given in the order of asking. One that was given to somebody who left at that very moment
+goes on to the next, so that none is ever lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from config.units import Duration
+from middlewares.exchange import Deps, Exchange, Handler, Reply
+from middlewares.faults import Refusal
+
+_RETRY_AFTER_S = 1
+"""Nobody knows when an answer will be over; what waits in a client costs nothing here."""
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`queue` is how many may wait, `wait` for how long (seconds)."""
+
+    limit: Annotated[int, Meta(ge=1)]
+    queue: Annotated[int, Meta(ge=0)] = 0
+    wait: Duration = 30.0
+
+
+class Slots:
+    """`free` of them at first."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def queued(self) -> int:
+        """How many wait for one."""
+        return len(self._waiting)
+
+    async def take(self, wait: float) -> bool:
+        """Take one; False if none came free within `wait` seconds."""
+        if self.free:
+            self.free -= 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(wait):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                # It was our turn, and in the same moment we left or the wait was over.
+                self.give_back()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+
+
+class Concurrency:
+    """The slots of one route."""
+
+    def __init__(self, options: Options, deps: Deps) -> None:
+        self._options = options
+        self._route = deps.route
+        self.slots = Slots(options.limit)
+
+    async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
+        """Raises Refusal `queue_full`, when there is no place to wait or the wait is over."""
+        limits, slots = self._options, self.slots
+        if not slots.free and slots.queued >= limits.queue:
+            raise self._refusal(f"{limits.limit} exchanges are in flight and {slots.queued} wait")
+        if not await slots.take(limits.wait):
+            raise self._refusal(f"none of {limits.limit} exchanges ended within {limits.wait:g} s")
+        exchange.stack.callback(slots.give_back)
+        return await call_next(exchange)
+
+    def _refusal(self, reason: str) -> Refusal:
+        return Refusal(
+            "queue_full", f"The route {self._route!r} is busy: {reason}.", retry_after=_RETRY_AFTER_S
+        )
