@@ -52,3 +52,9 @@ def give_up_after(sock: socket.socket, milliseconds: int) -> None:
     """Let buffered bytes leave, but not wait longer than this for a far end that takes none of them."""
     if sock.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Have the close that follows be a reset, whatever waits to be sent: the far end sees it at once."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from proxy.kernel import LAST_BYTES_WITHIN_MS, give_up_after
+from proxy.kernel import LAST_BYTES_WITHIN_MS, close_with_reset, give_up_after
 
 
 class Source(Protocol):
@@ -52,9 +52,11 @@ class ProviderConnection(ResponseHandler):
         """The call is over. Half a request that the provider does not take must not keep it waiting."""
         transport = self.transport
         if transport is not None and not transport.is_closing() and transport.get_write_buffer_size():
+            sock = transport.get_extra_info("socket")
             if self.flushes:
-                give_up_after(transport.get_extra_info("socket"), LAST_BYTES_WITHIN_MS)
+                give_up_after(sock, LAST_BYTES_WITHIN_MS)
             else:
+                close_with_reset(sock)
                 transport.abort()
         super().close()
 

@@ -8,8 +8,6 @@ the end of the connection for HTTP/1.0.
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
@@ -23,7 +21,7 @@ from middlewares.clocks import Watch
 from middlewares.exchange import Reply
 from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
 from middlewares.observation import Dialect
-from proxy.kernel import LAST_BYTES_WITHIN_MS, give_up_after
+from proxy.kernel import LAST_BYTES_WITHIN_MS, close_with_reset, give_up_after
 from proxy.server import ClientConnection
 from proxy.tunnel import FromClient, Tunnel
 
@@ -150,8 +148,7 @@ class Downstream:
             give_up_after(sock, LAST_BYTES_WITHIN_MS)
             transport.close()
             return
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        close_with_reset(sock)
         transport.abort()
 
     def _may_tell(self) -> bool:
