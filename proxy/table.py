@@ -22,7 +22,7 @@ from middlewares.key import Key
 from middlewares.registry import make
 from middlewares.timeout import Timeout
 from proxy import __version__
-from proxy.demo import DemoModel
+from proxy.demo.model import DemoModel
 from proxy.ladder import Ladder, Route
 from proxy.router import Router
 from proxy.upstream import Client, Upstream
