@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ from tests.support.certificates import Certificate, self_signed
 from tests.support.http_proxy import HttpProxy
 from tests.support.process import ROOT, Tidegate, write_table
 from tests.support.raw import RawClient, header, post
-from tests.support.upstream import ScriptedUpstream, chat
+from tests.support.upstream import DONE, ScriptedUpstream, Seen, Wire, chat, sse_event
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -207,6 +209,76 @@ async def test_a_listener_with_client_ca_admits_only_clients_that_it_signed(
                 refused += 1
 
     assert (status, refused) == (200, 2)
+
+
+def flooded(folder: Path, certificate: Certificate, upstream: str) -> Path:
+    """A TLS listener, and a route whose `idle` is shorter than its clients take."""
+    files = {"cert": str(certificate.cert), "key": str(certificate.key)}
+    routes = {"up": {"upstream": upstream, "middlewares": ["prefix_rewrite", {"timeout": {"idle": "700ms"}}]}}
+    return write_table(folder, routes, server={"listen": ["https://127.0.0.1:0"], "tls": files})
+
+
+FLOOD = post("/v1/chat/completions", {"model": "up/x", "messages": [], "stream": True})
+
+
+async def test_a_client_that_takes_nothing_over_tls_is_cut_by_idle(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, {"Content-Type": "text/event-stream"})
+        while True:
+            await wire.chunk(sse_event({"choices": [{"index": 0, "delta": {"content": "x" * 60_000}}]}))
+
+    async with ScriptedUpstream(behave) as upstream:
+        async with Tidegate(flooded(tmp_path, certificate, upstream.url)) as gate:
+            context = certificate.client_context()
+            async with RawClient(gate.port, receive_buffer=4096, tls=context) as client:
+                await client.send(FLOOD)
+                _, headers = await client.read_head()
+                await upstream.wait_gone(1, within=10)
+                entry = await gate.log_entry(headers)
+
+    assert (entry["outcome"], entry["error"]) == ("timeout", "timeout_idle")
+
+
+async def test_a_client_that_is_slow_over_tls_but_takes_bytes_is_not_cut_by_idle(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    """It takes a little at a time for longer than `idle`, and the rest at once."""
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, {"Content-Type": "text/event-stream"})
+        for _ in range(200):
+            await wire.chunk(sse_event({"choices": [{"index": 0, "delta": {"content": "x" * 60_000}}]}))
+        await wire.chunk(sse_event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}) + DONE)
+        await wire.finish()
+
+    async with ScriptedUpstream(behave) as upstream:
+        async with Tidegate(flooded(tmp_path, certificate, upstream.url)) as gate:
+            end = await asyncio.get_running_loop().run_in_executor(None, dawdle, gate.port, certificate)
+        (entry,) = await gate.wait_log(1)
+
+    assert end == b"0\r\n\r\n"
+    assert entry["outcome"] == "ok"
+    assert entry["duration_ms"] > 3000
+
+
+def dawdle(port: int, certificate: Certificate) -> bytes:
+    """Read slowly for three seconds and then to the end, with no buffers but OpenSSL's; the last bytes."""
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(10)
+        plain.connect(("127.0.0.1", port))
+        with certificate.client_context().wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(FLOOD)
+            began, last = time.monotonic(), b""
+            while not last.endswith(b"0\r\n\r\n"):
+                piece = client.recv(4096)
+                assert piece, "the stream was cut"
+                last = (last + piece)[-5:]
+                if time.monotonic() - began < 3.0:
+                    time.sleep(0.02)
+    return last
 
 
 async def test_what_is_no_tls_on_a_tls_listener_harms_nobody(
