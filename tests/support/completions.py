@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.support.tools import ToolCall
 from tests.support.wire import DONE, HeaderItems, Seen, Wire, sse_event
 
 CREATED = 1_750_000_000
@@ -51,6 +52,7 @@ class Completion:
     reasoning: str = ""
     finish_reason: str = "stop"
     ident: str = "chatcmpl-simulated"
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -64,14 +66,17 @@ class Completion:
         }
 
     def whole(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": self.text}
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.reasoning:
             message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [_tool_call(call, call.text) for call in self.tool_calls]
         choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
         return self._object("chat.completion", choices=[choice], usage=self.usage)
 
     def events(self, include_usage: bool = False) -> Iterator[dict[str, Any]]:
-        """The role, the reasoning, one word an event, the finish reason and, if asked for, the usage."""
+        """The role, the reasoning, one word an event, the tool calls in pieces, the finish reason and, if
+        asked for, the usage."""
         yield self.event({"role": "assistant", "content": ""})
         thoughts = words(self.reasoning)
         for start in range(0, len(thoughts), _REASONING_WORDS_AN_EVENT):
@@ -79,6 +84,10 @@ class Completion:
             yield self.event({"reasoning_content": part})
         for word in words(self.text):
             yield self.event({"content": word})
+        for index, call in enumerate(self.tool_calls):
+            yield self.event({"tool_calls": [{"index": index, **_tool_call(call, "")}]})
+            for piece in call.pieces():
+                yield self.event({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         yield self.event({}, self.finish_reason)
         if include_usage:
             yield self._object("chat.completion.chunk", choices=[], usage=self.usage)
@@ -89,6 +98,10 @@ class Completion:
 
     def _object(self, kind: str, **rest: Any) -> dict[str, Any]:
         return {"id": self.ident, "object": kind, "created": CREATED, "model": self.model, **rest}
+
+
+def _tool_call(call: ToolCall, arguments: str) -> dict[str, Any]:
+    return {"id": call.ident, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 async def complete(

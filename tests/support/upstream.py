@@ -54,6 +54,7 @@ class ScriptedUpstream:
         self.gone: list[float] = []
         self.failures: list[BaseException] = []
         self.connections = 0
+        self._answering = 0
         self._script: list[Behaviour] = [behaviour or chat()]
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closing = False
@@ -114,6 +115,20 @@ class ScriptedUpstream:
             lambda: f"{self.open_connections} open connections",
         )
 
+    async def forget(self, within: float = 5.0) -> None:
+        """Wait until no request is being answered, then forget what arrived, for the next test.
+
+        What failed so far is raised here.
+        """
+        await self._bell.until(
+            lambda: not self._answering, within, lambda: f"{self._answering} requests are being answered"
+        )
+        failures = self.failures[:]
+        for record in (self.seen, self.wires, self.gone, self.failures):
+            record.clear()
+        if failures:
+            raise failures[0]
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=1024)
         return self
@@ -156,8 +171,14 @@ class ScriptedUpstream:
         """Record a request (called by its connection); the behaviour that is to answer it."""
         self.seen.append(seen)
         self.wires.append(wire)
+        self._answering += 1
         self._bell.ring()
         return self._script.pop(0) if len(self._script) > 1 else self._script[0]
+
+    def answered(self) -> None:
+        """A behaviour came to its end, however (called by its connection)."""
+        self._answering -= 1
+        self._bell.ring()
 
     def departed(self, at: float) -> None:
         """Record a peer that left too early (called by its connection)."""
@@ -231,7 +252,11 @@ class _Connection:
             await wire.raw(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await http1.read_body(self._received, headers, to_end=False)
         seen = Seen(method, target, headers, body, at, self._number)
-        await self._upstream.arrived(seen, wire)(seen, wire)
+        behaviour = self._upstream.arrived(seen, wire)
+        try:
+            await behaviour(seen, wire)
+        finally:
+            self._upstream.answered()
         self._wire = None
         persistent = version == "HTTP/1.1" and "close" not in http1.tokens(headers, "connection")
         return persistent and wire.keep_alive and wire.complete and not wire.closed
