@@ -31,8 +31,10 @@ def openai_client(base_url: str, sent: Sent, **options: Any) -> Any:
 
 
 def anthropic_client(base_url: str, sent: Sent, **options: Any) -> Any:
+    """The same; with an `auth_token` it has no key."""
     http = anthropic.DefaultAsyncHttpxClient(trust_env=False, event_hooks={"request": [sent.note]})
-    return anthropic.AsyncAnthropic(base_url=base_url, api_key=CLIENT_KEY, http_client=http, **options)
+    key = None if "auth_token" in options else CLIENT_KEY
+    return anthropic.AsyncAnthropic(base_url=base_url, api_key=key, http_client=http, **options)
 
 
 def passed_on(sent: Sequence[Any], seen: Sequence[Seen]) -> None:

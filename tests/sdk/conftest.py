@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.sdk.clients import Sent, anthropic_client, openai_client
-from tests.support.anthropic_api import ANTHROPIC_KEY, Anthropic
+from tests.support.anthropic_api import ANTHROPIC_KEY, ANTHROPIC_MODEL, Anthropic
 from tests.support.openai_api import OPENAI_KEY, OpenAI
 from tests.support.process import Tidegate, write_table
 from tests.support.upstream import ScriptedUpstream
@@ -27,7 +27,11 @@ def _routes(openai: ScriptedUpstream, anthropic: ScriptedUpstream) -> dict[str, 
     return {
         "up": {"upstream": openai.url, "middlewares": ["prefix_rewrite", ours]},
         "hasty": {"upstream": openai.url, "middlewares": ["prefix_rewrite", ours, hasty]},
-        "claude": {"upstream": anthropic.url, "middlewares": ["prefix_rewrite", theirs]},
+        "claude": {
+            "upstream": anthropic.url,
+            "list": [ANTHROPIC_MODEL],
+            "middlewares": ["prefix_rewrite", theirs],
+        },
         "claude-hasty": {"upstream": anthropic.url, "middlewares": ["prefix_rewrite", theirs, hasty]},
         "kimi": {
             "upstream": anthropic.url,

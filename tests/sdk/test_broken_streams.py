@@ -1,0 +1,236 @@
+"""A stream that breaks after N events never ends like a complete one, whatever N and however it breaks.
+
+Between events and within them, by FIN, by RST, and by a proper end of the HTTP body that leaves out what
+ends the stream. The SDKs must raise, and a bare client must see an error's status or a body without an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anthropic
+import httpx2
+import openai
+import pytest
+
+from tests.support.anthropic_api import ANTHROPIC_MODEL
+from tests.support.completions import Completion
+from tests.support.messages import Message
+from tests.support.openai_api import OPENAI_MODEL
+from tests.support.process import Tidegate
+from tests.support.raw import RawClient, header, post
+from tests.support.responses import Answer
+from tests.support.upstream import DONE, Behaviour, ScriptedUpstream, Seen, Wire, sse_event
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+
+How = Literal["fin", "rst", "proper end"]
+HOW = pytest.mark.parametrize("how", ["fin", "rst", "proper end"])
+TEXT = "one two three"
+SAY = [{"role": "user", "content": "count"}]
+CHAT: dict[str, Any] = {"model": f"up/{OPENAI_MODEL}", "messages": SAY}
+MESSAGE: dict[str, Any] = {"model": f"claude/{ANTHROPIC_MODEL}", "messages": SAY, "max_tokens": 9}
+RESPONSE: dict[str, Any] = {"model": f"up/{OPENAI_MODEL}", "input": "count"}
+
+
+@dataclass(frozen=True)
+class Api:
+    """A kind of stream: after `enough` whole events, a proper end of its HTTP body completes it."""
+
+    path: str
+    body: dict[str, Any]
+    events: tuple[bytes, ...]
+    enough: int
+
+
+CHAT_EVENTS = (*map(sse_event, Completion(TEXT, OPENAI_MODEL).events()), DONE)
+MESSAGE_EVENTS = tuple(Message(TEXT, ANTHROPIC_MODEL).events())
+RESPONSE_EVENTS = tuple(Answer(TEXT, OPENAI_MODEL).events())
+APIS = {
+    # Its finish_reason is as good as [DONE], which not every provider sends.
+    "chat": Api("/v1/chat/completions", CHAT, CHAT_EVENTS, len(CHAT_EVENTS) - 1),
+    "messages": Api("/v1/messages", MESSAGE, MESSAGE_EVENTS, len(MESSAGE_EVENTS)),
+    "responses": Api("/v1/responses", RESPONSE, RESPONSE_EVENTS, len(RESPONSE_EVENTS)),
+}
+
+
+@dataclass(frozen=True)
+class Break:
+    """Where a stream breaks: after so many whole events, and so many bytes of the next."""
+
+    api: Api
+    whole: int
+    more: int = 0
+
+    @property
+    def sent(self) -> bytes:
+        after = self.api.events[self.whole][: self.more] if self.more else b""
+        return b"".join(self.api.events[: self.whole]) + after
+
+    def completes(self, how: How) -> bool:
+        return how == "proper end" and self.whole >= self.api.enough
+
+
+def breaks(api: Api) -> Iterator[Break]:
+    """Every boundary; and within each event its middle, and all but the line end that completes it."""
+    for whole, event in enumerate(api.events):
+        yield from (Break(api, whole, more) for more in (0, len(event) // 2, len(event) - 1))
+    yield Break(api, len(api.events))
+
+
+def broken(point: Break, how: How, go: asyncio.Event) -> Behaviour:
+    """Send up to the point, and break as soon as `go` is set."""
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.sse(done=False)
+        for event in point.api.events[: point.whole]:
+            await wire.chunk(event)
+        if point.more:
+            await wire.chunk(point.api.events[point.whole][: point.more])
+        await go.wait()
+        match how:
+            case "fin":
+                wire.close()
+            case "rst":
+                wire.reset()
+            case "proper end":
+                await wire.finish()
+
+    return behave
+
+
+async def bare(gate: Tidegate, point: Break, go: asyncio.Event) -> str:
+    """What a client sees that knows HTTP alone; it has the stream break when all before that has come."""
+    got = b""
+    async with RawClient(gate.port) as client, asyncio.timeout(10):
+        await client.send(post(point.api.path, point.api.body | {"stream": True}))
+        if not point.whole:
+            go.set()
+        status, headers = await client.read_head()
+        if status != 200:
+            return f"{status} {header(headers, 'x-tidegate-error')}"
+        try:
+            async for _, piece in client.read_chunks():
+                got += piece
+                if got == point.sent:
+                    go.set()
+        except EOFError:
+            end = "no end"
+        else:
+            end = "an end"
+    assert got.startswith(point.sent)
+    told = got.removeprefix(point.sent)
+    assert not told or (told.endswith(b"\n\n") and b'"upstream_' in told and b"error" in told), told
+    return f"{'error event, ' if told else ''}{end}"
+
+
+def seen_bare(point: Break, how: How) -> set[str]:
+    """What the contract allows a bare client to see."""
+    if not point.whole:
+        return {"502 upstream_cut", "502 upstream_reset"} if how == "rst" else {"502 upstream_cut"}
+    if point.completes(how):
+        return {"an end"}
+    return {"no end"} if point.more else {"error event, no end"}
+
+
+@HOW
+@pytest.mark.parametrize("name", APIS)
+async def test_a_bare_client_sees_that_a_stream_broke(
+    gate: Tidegate, upstream: ScriptedUpstream, claude: ScriptedUpstream, name: str, how: How
+) -> None:
+    api = APIS[name]
+    wrong = {}
+    for point in breaks(api):
+        go = asyncio.Event()
+        upstream.behaviour = claude.behaviour = broken(point, how, go)
+        saw = await bare(gate, point, go)
+        if saw not in seen_bare(point, how):
+            wrong[point.whole, point.more] = saw
+
+    assert not wrong
+
+
+async def chat(client: Any) -> str:
+    stream = await client.chat.completions.create(**CHAT, stream=True)
+    return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+
+async def chat_helper(client: Any) -> str:
+    async with client.chat.completions.stream(**CHAT) as stream:
+        return str((await stream.get_final_completion()).choices[0].message.content)
+
+
+async def response(client: Any) -> str:
+    stream = await client.responses.create(**RESPONSE, stream=True)
+    return "".join([event.delta async for event in stream if event.type.endswith(".delta")])
+
+
+async def response_helper(client: Any) -> str:
+    async with client.responses.stream(**RESPONSE) as stream:
+        return str((await stream.get_final_response()).output_text)
+
+
+async def message(client: Any) -> str:
+    stream = await client.messages.create(**MESSAGE, stream=True)
+    return "".join([event.delta.text async for event in stream if event.type == "content_block_delta"])
+
+
+async def message_helper(client: Any) -> str:
+    async with client.messages.stream(**MESSAGE) as stream:
+        return str((await stream.get_final_message()).content[0].text)
+
+
+Reader = Callable[[Any], Awaitable[str]]
+RAISED = (openai.APIError, anthropic.APIError, httpx2.HTTPError)
+
+
+async def accepted(read: Reader, client: Any, point: Break, how: How, *served_by: ScriptedUpstream) -> bool:
+    """Whether the SDK took the stream for a complete one; it breaks at once, not when all has arrived."""
+    go = asyncio.Event()
+    go.set()
+    for upstream in served_by:
+        upstream.behaviour = broken(point, how, go)
+    try:
+        async with asyncio.timeout(10):
+            text = await read(client)
+    except RAISED:
+        return False
+    assert text == TEXT, f"cut after {point.whole} events and {point.more} bytes, and taken for complete"
+    return True
+
+
+@HOW
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        (chat, "chat"),
+        (chat_helper, "chat"),
+        (response, "responses"),
+        (response_helper, "responses"),
+    ],
+)
+async def test_the_openai_sdk_raises_when_a_stream_broke(
+    client: Any, upstream: ScriptedUpstream, read: Reader, name: str, how: How
+) -> None:
+    api = APIS[name]
+    whole = Break(api, len(api.events))
+    taken = [point for point in breaks(api) if await accepted(read, client, point, how, upstream)]
+
+    if name == "chat" and how != "proper end":
+        # It stops reading at [DONE], and rightly: nothing is missing from what it has got.
+        taken = [point for point in taken if point != whole]
+    assert taken == [point for point in breaks(api) if point.completes(how)]
+
+
+@HOW
+@pytest.mark.parametrize("read", [message, message_helper])
+async def test_the_anthropic_sdk_raises_when_a_stream_broke(
+    anthropic: Any, claude: ScriptedUpstream, read: Reader, how: How
+) -> None:
+    api = APIS["messages"]
+    taken = [point for point in breaks(api) if await accepted(read, anthropic, point, how, claude)]
+
+    assert taken == [point for point in breaks(api) if point.completes(how)]
