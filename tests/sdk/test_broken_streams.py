@@ -7,7 +7,8 @@ ends the stream. The SDKs must raise, and a bare client must see an error's stat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import re
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from anthropic import APIStatusError
 
 from tests.support.anthropic_api import ANTHROPIC_MODEL
 from tests.support.completions import Completion
@@ -44,16 +46,43 @@ class Api:
     body: dict[str, Any]
     events: tuple[bytes, ...]
     enough: int
+    error: re.Pattern[bytes]
+
+    def error_in(self, told: bytes) -> str:
+        """The one event that tells of the break, in this API's own shape."""
+        return "error event" if self.error.fullmatch(told) else repr(told)
 
 
 CHAT_EVENTS = (*map(sse_event, Completion(TEXT, OPENAI_MODEL).events()), DONE)
 MESSAGE_EVENTS = tuple(Message(TEXT, ANTHROPIC_MODEL).events())
 RESPONSE_EVENTS = tuple(Answer(TEXT, OPENAI_MODEL).events())
+_PLAIN = rb'"error":{"message":"[^"]+","type":"proxy_error","param":null,"code":"upstream_cut"}'
+_NAMED = rb'event: error\ndata: {"type":"error",'
 APIS = {
     # Its finish_reason is as good as [DONE], which not every provider sends.
-    "chat": Api("/v1/chat/completions", CHAT, CHAT_EVENTS, len(CHAT_EVENTS) - 1),
-    "messages": Api("/v1/messages", MESSAGE, MESSAGE_EVENTS, len(MESSAGE_EVENTS)),
-    "responses": Api("/v1/responses", RESPONSE, RESPONSE_EVENTS, len(RESPONSE_EVENTS)),
+    "chat": Api(
+        "/v1/chat/completions",
+        CHAT,
+        CHAT_EVENTS,
+        len(CHAT_EVENTS) - 1,
+        re.compile(rb"data: {" + _PLAIN + rb"}\n\n"),
+    ),
+    "messages": Api(
+        "/v1/messages",
+        MESSAGE,
+        MESSAGE_EVENTS,
+        len(MESSAGE_EVENTS),
+        re.compile(
+            _NAMED + rb'"error":{"type":"api_error","message":"[^"]+","code":"upstream_cut"}}\n\n',
+        ),
+    ),
+    "responses": Api(
+        "/v1/responses",
+        RESPONSE,
+        RESPONSE_EVENTS,
+        len(RESPONSE_EVENTS),
+        re.compile(_NAMED + rb'"code":"upstream_cut","message":"[^"]+","param":null,' + _PLAIN + rb"}\n\n"),
+    ),
 }
 
 
@@ -123,8 +152,7 @@ async def bare(gate: Tidegate, point: Break, go: asyncio.Event) -> str:
             end = "an end"
     assert got.startswith(point.sent)
     told = got.removeprefix(point.sent)
-    assert not told or (told.endswith(b"\n\n") and b'"upstream_' in told and b"error" in told), told
-    return f"{'error event, ' if told else ''}{end}"
+    return f"{point.api.error_in(told)}, {end}" if told else end
 
 
 def seen_bare(point: Break, how: How) -> set[str]:
@@ -183,7 +211,7 @@ async def message_helper(client: Any) -> str:
         return str((await stream.get_final_message()).content[0].text)
 
 
-Reader = Callable[[Any], Awaitable[str]]
+Reader = Callable[[Any], Coroutine[Any, Any, str]]
 RAISED = (openai.APIError, anthropic.APIError, httpx2.HTTPError)
 
 
@@ -234,3 +262,34 @@ async def test_the_anthropic_sdk_raises_when_a_stream_broke(
     taken = [point for point in breaks(api) if await accepted(read, anthropic, point, how, claude)]
 
     assert taken == [point for point in breaks(api) if point.completes(how)]
+
+
+@pytest.mark.parametrize("read", [chat, chat_helper, response, response_helper])
+async def test_the_openai_sdk_is_told_what_broke(
+    client: Any, upstream: ScriptedUpstream, read: Reader
+) -> None:
+    go = asyncio.Event()
+    go.set()
+    upstream.behaviour = broken(Break(APIS["chat" if "chat" in read.__name__ else "responses"], 3), "fin", go)
+
+    with pytest.raises(openai.APIError) as caught:
+        await read(client)
+
+    assert (caught.value.code, caught.value.type) == ("upstream_cut", "proxy_error")
+    assert "broke off" in caught.value.message
+
+
+@pytest.mark.parametrize("read", [message, message_helper])
+async def test_the_anthropic_sdk_is_told_what_broke(
+    anthropic: Any, claude: ScriptedUpstream, read: Reader
+) -> None:
+    go = asyncio.Event()
+    go.set()
+    claude.behaviour = broken(Break(APIS["messages"], 3), "fin", go)
+
+    with pytest.raises(APIStatusError) as caught:
+        await read(anthropic)
+
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["type"] == "error"
+    assert caught.value.body["error"]["code"] == "upstream_cut"
