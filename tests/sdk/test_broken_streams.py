@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import anthropic
@@ -179,6 +179,26 @@ async def test_a_bare_client_sees_that_a_stream_broke(
             wrong[point.whole, point.more] = saw
 
     assert not wrong
+
+
+@HOW
+async def test_comments_do_not_commit_a_stream_and_come_with_its_first_event(
+    gate: Tidegate, upstream: ScriptedUpstream, how: How
+) -> None:
+    """A provider's sign of life is held: until there is an event, a break is still told by a status."""
+    api, comment = APIS["chat"], b": PROCESSING\n\n"
+    heard = replace(api, events=(comment, comment, *api.events), enough=api.enough + 2)
+    saw = []
+    for whole in (2, 3, len(heard.events)):
+        point, go = Break(heard, whole), asyncio.Event()
+        upstream.behaviour = broken(point, how, go)
+        if whole == 2:
+            go.set()
+        saw.append(await bare(gate, point, go))
+
+    assert saw[0] in seen_bare(Break(api, 0), how)
+    assert saw[1] == "error event, no end"
+    assert {saw[2]} == seen_bare(Break(api, len(api.events)), how)
 
 
 async def chat(client: Any) -> str:

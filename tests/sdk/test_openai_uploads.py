@@ -67,26 +67,32 @@ async def test_speech_comes_back_as_the_bytes_that_the_provider_sent(
     passed_on(sent, upstream.seen)
 
 
-async def test_speech_is_passed_on_while_the_provider_still_speaks(
-    client: Any, upstream: ScriptedUpstream
+@pytest.mark.parametrize("what", ["speech", "a file"])
+async def test_a_binary_answer_is_passed_on_while_the_provider_still_sends(
+    gate: Tidegate, upstream: ScriptedUpstream, sent: Sent, what: str
 ) -> None:
     go_on = asyncio.Event()
 
-    async def speak(_seen: Seen, wire: Wire) -> None:
-        await wire.head(200, {"Content-Type": "audio/mpeg"})
+    async def send(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, {"Content-Type": "application/octet-stream"})
         await wire.chunk(SPEECH[:100])
         await go_on.wait()
         await wire.chunk(SPEECH[100:])
         await wire.finish()
 
-    upstream.behaviour = speak
-    async with client.audio.speech.with_streaming_response.create(
-        model=MODEL, voice="alloy", input="hello"
-    ) as streamed:
-        pieces = streamed.iter_bytes()
-        first = await anext(pieces)
-        go_on.set()
-        rest = [piece async for piece in pieces]
+    upstream.behaviour = send
+    async with openai_client(gate.base_url + "/up/v1", sent, max_retries=0) as client:
+        if what == "speech":
+            asked = client.audio.speech.with_streaming_response.create(
+                model=OPENAI_MODEL, voice="alloy", input="hello"
+            )
+        else:
+            asked = client.files.with_streaming_response.content("file-simulated")
+        async with asked as streamed, asyncio.timeout(10):
+            pieces = streamed.iter_bytes()
+            first = await anext(pieces)
+            go_on.set()
+            rest = [piece async for piece in pieces]
 
     assert first == SPEECH[:100]
     assert first + b"".join(rest) == SPEECH

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,8 @@ import anthropic
 import openai
 import pytest
 
-from tests.sdk.clients import CLIENT_KEY
+from tests.sdk.clients import CLIENT_KEY, OVER_LOOPBACK
+from tests.sdk.conftest import MAX_BODY
 from tests.sdk.test_leaving import CHAT, ENDLESS_CHAT, ENDLESS_MESSAGE, MESSAGE
 from tests.support.openai_api import OPENAI_KEY, OPENAI_MODEL, OpenAI
 from tests.support.process import Tidegate
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="package")
 
 @pytest.fixture
 def blocking(gate: Tidegate, upstream: ScriptedUpstream) -> Iterator[Any]:
-    http = openai.DefaultHttpxClient(trust_env=False)
+    http = openai.DefaultHttpxClient(**OVER_LOOPBACK)
     base = gate.base_url + "/v1"
     with openai.OpenAI(base_url=base, api_key=CLIENT_KEY, http_client=http, max_retries=0) as client:
         yield client
@@ -29,7 +32,7 @@ def blocking(gate: Tidegate, upstream: ScriptedUpstream) -> Iterator[Any]:
 
 @pytest.fixture
 def blocking_anthropic(gate: Tidegate, claude: ScriptedUpstream) -> Iterator[Any]:
-    http = anthropic.DefaultHttpxClient(trust_env=False)
+    http = anthropic.DefaultHttpxClient(**OVER_LOOPBACK)
     with anthropic.Anthropic(
         base_url=gate.base_url, api_key=CLIENT_KEY, http_client=http, max_retries=0
     ) as client:
@@ -130,3 +133,36 @@ async def test_a_blocking_anthropic_client_gets_messages_and_leaves_them(
     claude.behaviour = ENDLESS_MESSAGE
     await asyncio.to_thread(leave)
     await claude.wait_gone(1)
+
+
+class Halting(io.BytesIO):
+    """A file of which the second half is there only when somebody says so."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.go = threading.Event()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = len(self.getvalue()) // 2 - self.tell()
+        if left > 0:
+            return super().read(left if size is None or size < 0 else min(size, left))
+        assert self.go.wait(10)
+        return super().read(size)
+
+
+async def test_an_upload_reaches_the_provider_while_its_client_still_sends(
+    gate: Tidegate, blocking: Any, upstream: ScriptedUpstream
+) -> None:
+    file = Halting(b"x" * (8 * MAX_BODY))
+    routed = blocking.with_options(base_url=gate.base_url + "/up/v1")
+    before = upstream.open_connections
+    uploading = asyncio.create_task(
+        asyncio.to_thread(lambda: routed.files.create(file=("batch.jsonl", file), purpose="batch"))
+    )
+    try:
+        await upstream.wait_open(before + 1)
+    finally:
+        file.go.set()
+    told = await uploading
+
+    assert told.bytes == 8 * MAX_BODY
