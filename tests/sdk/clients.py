@@ -15,6 +15,7 @@ CLIENT_KEY = "the-clients-own-key"
 
 # No proxy that the machine may have; and no certificates to load, which takes longer than most tests.
 OVER_LOOPBACK: dict[str, Any] = {"trust_env": False, "verify": False}
+_PATIENCE_S = 20.0
 
 # What a proxy may change: where the connection goes, how a body is framed, and who pays.
 _OURS = frozenset("host connection accept-encoding content-length authorization x-api-key".split())
@@ -30,12 +31,14 @@ class Sent(list[Any]):
 def openai_client(base_url: str, sent: Sent, **options: Any) -> Any:
     """Untyped, since the tests hand it parameters in dicts."""
     http = openai.DefaultAsyncHttpxClient(**OVER_LOOPBACK, event_hooks={"request": [sent.note]})
+    options = {"timeout": _PATIENCE_S, **options}
     return openai.AsyncOpenAI(base_url=base_url, api_key=CLIENT_KEY, http_client=http, **options)
 
 
 def anthropic_client(base_url: str, sent: Sent, **options: Any) -> Any:
     """The same; with an `auth_token` it has no key."""
     http = anthropic.DefaultAsyncHttpxClient(**OVER_LOOPBACK, event_hooks={"request": [sent.note]})
+    options = {"timeout": _PATIENCE_S, **options}
     key = None if "auth_token" in options else CLIENT_KEY
     return anthropic.AsyncAnthropic(base_url=base_url, api_key=key, http_client=http, **options)
 

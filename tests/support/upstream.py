@@ -118,16 +118,22 @@ class ScriptedUpstream:
     async def forget(self, within: float = 5.0) -> None:
         """Wait until no request is being answered, then forget what arrived, for the next test.
 
-        What failed so far is raised here.
+        An answer that does not end is dropped, and that raised; else the first of the failures so far.
         """
-        await self._bell.until(
-            lambda: not self._answering, within, lambda: f"{self._answering} requests are being answered"
-        )
-        failures = self.failures[:]
+        problems: list[BaseException] = []
+        try:
+            await self._bell.until(
+                lambda: not self._answering, within, lambda: f"{self._answering} requests are being answered"
+            )
+        except TimeoutError as error:
+            problems.append(error)
+            for writer in self._open.values():
+                writer.transport.abort()
+        problems += self.failures
         for record in (self.seen, self.wires, self.gone, self.failures):
             record.clear()
-        if failures:
-            raise failures[0]
+        if problems:
+            raise problems[0]
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=1024)
