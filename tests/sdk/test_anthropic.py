@@ -70,7 +70,7 @@ async def test_a_streamed_message_comes_as_the_providers_events(
     passed_on(sent, claude.seen)
 
 
-async def test_the_stream_helper_accumulates_the_message(
+async def test_the_accumulating_stream_has_the_message(
     anthropic: Any, claude: ScriptedUpstream, sent: Sent
 ) -> None:
     async with anthropic.messages.stream(**ASK) as stream:

@@ -206,7 +206,7 @@ async def chat(client: Any) -> str:
     return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
 
-async def chat_helper(client: Any) -> str:
+async def chat_accumulated(client: Any) -> str:
     async with client.chat.completions.stream(**CHAT) as stream:
         return str((await stream.get_final_completion()).choices[0].message.content)
 
@@ -216,7 +216,7 @@ async def response(client: Any) -> str:
     return "".join([event.delta async for event in stream if event.type.endswith(".delta")])
 
 
-async def response_helper(client: Any) -> str:
+async def response_accumulated(client: Any) -> str:
     async with client.responses.stream(**RESPONSE) as stream:
         return str((await stream.get_final_response()).output_text)
 
@@ -226,7 +226,7 @@ async def message(client: Any) -> str:
     return "".join([event.delta.text async for event in stream if event.type == "content_block_delta"])
 
 
-async def message_helper(client: Any) -> str:
+async def message_accumulated(client: Any) -> str:
     async with client.messages.stream(**MESSAGE) as stream:
         return str((await stream.get_final_message()).content[0].text)
 
@@ -255,9 +255,9 @@ async def accepted(read: Reader, client: Any, point: Break, how: How, *served_by
     ("read", "name"),
     [
         (chat, "chat"),
-        (chat_helper, "chat"),
+        (chat_accumulated, "chat"),
         (response, "responses"),
-        (response_helper, "responses"),
+        (response_accumulated, "responses"),
     ],
 )
 async def test_the_openai_sdk_raises_when_a_stream_broke(
@@ -274,7 +274,7 @@ async def test_the_openai_sdk_raises_when_a_stream_broke(
 
 
 @HOW
-@pytest.mark.parametrize("read", [message, message_helper])
+@pytest.mark.parametrize("read", [message, message_accumulated])
 async def test_the_anthropic_sdk_raises_when_a_stream_broke(
     anthropic: Any, claude: ScriptedUpstream, read: Reader, how: How
 ) -> None:
@@ -284,7 +284,7 @@ async def test_the_anthropic_sdk_raises_when_a_stream_broke(
     assert taken == [point for point in breaks(api) if point.completes(how)]
 
 
-@pytest.mark.parametrize("read", [chat, chat_helper, response, response_helper])
+@pytest.mark.parametrize("read", [chat, chat_accumulated, response, response_accumulated])
 async def test_the_openai_sdk_is_told_what_broke(
     client: Any, upstream: ScriptedUpstream, read: Reader
 ) -> None:
@@ -299,7 +299,7 @@ async def test_the_openai_sdk_is_told_what_broke(
     assert "broke off" in caught.value.message
 
 
-@pytest.mark.parametrize("read", [message, message_helper])
+@pytest.mark.parametrize("read", [message, message_accumulated])
 async def test_the_anthropic_sdk_is_told_what_broke(
     anthropic: Any, claude: ScriptedUpstream, read: Reader
 ) -> None:

@@ -57,7 +57,9 @@ async def test_closing_a_chat_that_was_not_read_ends_the_call(
     await upstream.wait_gone(1)
 
 
-async def test_leaving_the_stream_helpers_ends_the_call(client: Any, upstream: ScriptedUpstream) -> None:
+async def test_leaving_the_accumulating_streams_ends_the_call(
+    client: Any, upstream: ScriptedUpstream
+) -> None:
     upstream.script(ENDLESS_CHAT, ENDLESS_RESPONSE)
     async with client.chat.completions.stream(**CHAT) as chat:
         await anext(chat)
@@ -129,7 +131,9 @@ async def test_breaking_out_of_a_message_ends_the_call(anthropic: Any, claude: S
     await claude.wait_gone(1)
 
 
-async def test_leaving_the_helper_of_messages_ends_the_call(anthropic: Any, claude: ScriptedUpstream) -> None:
+async def test_leaving_the_accumulating_stream_of_messages_ends_the_call(
+    anthropic: Any, claude: ScriptedUpstream
+) -> None:
     claude.behaviour = ENDLESS_MESSAGE
     async with anthropic.messages.stream(**MESSAGE) as stream:
         async for text in stream.text_stream:

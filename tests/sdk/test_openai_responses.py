@@ -1,4 +1,4 @@
-"""The OpenAI SDK's responses: whole, as events, and through the helper that accumulates them."""
+"""The OpenAI SDK's responses: whole, as events, and through the stream that accumulates them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_streamed_response_comes_as_the_providers_events(
     passed_on(sent, upstream.seen)
 
 
-async def test_the_stream_helper_accumulates_a_response(
+async def test_the_accumulating_stream_has_a_response(
     client: Any, upstream: ScriptedUpstream, sent: Sent
 ) -> None:
     async with client.responses.stream(**ASK) as stream:

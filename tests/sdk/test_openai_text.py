@@ -74,7 +74,7 @@ async def test_a_streamed_chat_comes_word_by_word_with_its_usage(
     passed_on(sent, upstream.seen)
 
 
-async def test_the_stream_helper_accumulates_what_was_streamed(client: Any) -> None:
+async def test_the_accumulating_stream_has_what_was_streamed(client: Any) -> None:
     async with client.chat.completions.stream(model=MODEL, messages=SAY) as stream:
         events = [event async for event in stream]
         told = await stream.get_final_completion()
@@ -117,8 +117,8 @@ async def test_tool_calls_streamed_in_pieces_are_put_together_again(
             if call.id:
                 named[call.index] = (call.id, call.function.name)
             arguments.setdefault(call.index, []).append(call.function.arguments)
-    async with client.chat.completions.stream(**ASK_FOR_TOOLS) as helper:
-        accumulated = (await helper.get_final_completion()).choices[0]
+    async with client.chat.completions.stream(**ASK_FOR_TOOLS) as accumulating:
+        accumulated = (await accumulating.get_final_completion()).choices[0]
 
     assert len(arguments[0]) > 2, "they did not come in pieces"
     assert [(*named[index], json.loads("".join(arguments[index]))) for index in named] == CALLS
@@ -211,7 +211,7 @@ async def test_a_raw_response_has_the_providers_headers_and_ours(
         "x-ratelimit-reset-tokens": "6m0s",
         "openai-processing-ms": "17",
         "x-tidegate-route": "forged",
-        "Set-Cookie": "session=secret",
+        "Set-Cookie": "sid=secret",
     }
     upstream.behaviour = answer(200, Completion("said", OPENAI_MODEL).whole(), theirs)
 
