@@ -34,8 +34,8 @@ _DECODE = msgspec.json.Decoder()
 
 
 def dialect_of(path: str) -> Dialect:
-    """The shape of answers at `path`, which is what follows `/v1`."""
-    return _DIALECTS.get(path, "other")
+    """The shape of answers at `path`, which is what follows `/v1`; all under messages is Anthropic's."""
+    return "messages" if path.startswith("/messages/") else _DIALECTS.get(path, "other")
 
 
 def decode(data: bytes) -> dict[str, Any]:

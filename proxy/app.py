@@ -157,19 +157,20 @@ async def _either(*waits: Coroutine[Any, Any, object], within: float | None = No
 
 async def run(table: Table, secrets: SecretStore, journal: Journal) -> int:
     """Serve until told to stop; the exit code."""
-    app = App(table, secrets, journal)
     told, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
         (hurry if told.is_set() else told).set()
 
+    # Before anybody is told that we are there: who starts us may stop us in the same breath.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    app = App(table, secrets, journal)
     try:
         await app.start()
         gc.collect()
         gc.freeze()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
         await told.wait()
         clean = await app.drain(hurry)
     finally:

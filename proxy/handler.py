@@ -119,7 +119,6 @@ class Serving:
         self._task: asyncio.Task[object] | None = None
         self._cut = False
         self._exchange: Exchange | None = None
-        self._path = ""
         self._reply: Reply | None = None
         self.record = Record(
             id=secrets.token_hex(8),
@@ -131,6 +130,8 @@ class Serving:
             method=request.method,
             path=split_target(request.raw_path)[0],
         )
+        self._path = "/" + self.record.path.partition("/v1/")[2]
+        """Of the endpoint, good enough for the shape of an error until the path is judged."""
 
     def cut(self) -> None:
         """End it now, whatever it is doing: the time to drain is over."""

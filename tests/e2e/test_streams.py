@@ -270,3 +270,12 @@ async def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
             code = await gate.wait(within=3.0)
 
     assert code == 1
+
+
+async def test_a_signal_that_comes_as_soon_as_it_listens_is_obeyed_in_order(tmp_path: Path) -> None:
+    async with Tidegate(table(tmp_path)) as gate:
+        gate.process.terminate()
+        code = await gate.wait()
+
+    assert code == 0
+    assert gate.events("stopped") and gate.events("stopped")[0]["clean"]

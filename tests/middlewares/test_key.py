@@ -40,7 +40,7 @@ async def keys_in_turn(key: Key, times: int) -> list[str]:
         ({}, "/responses", ("Authorization", f"Bearer {A}")),
         ({}, "/embeddings", ("Authorization", f"Bearer {A}")),
         ({}, "/messages", ("x-api-key", A)),
-        ({}, "/messages/count_tokens", ("Authorization", f"Bearer {A}")),
+        ({}, "/messages/count_tokens", ("x-api-key", A)),
         ({"header": "auto"}, "/messages", ("x-api-key", A)),
         ({"header": "Authorization"}, "/messages", ("Authorization", f"Bearer {A}")),
         ({"header": "authorization"}, "/responses", ("authorization", f"Bearer {A}")),

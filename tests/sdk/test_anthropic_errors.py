@@ -102,10 +102,6 @@ async def test_a_provider_that_fails_before_its_answer_is_a_server_error(
     assert error.response.headers["x-tidegate-attempts"] == "1"
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="the endpoint is not taken for one of messages: the error has OpenAI's shape",
-)
 async def test_an_error_of_ours_has_anthropics_shape_where_tokens_are_counted(
     anthropic: Any, claude: ScriptedUpstream
 ) -> None:

@@ -39,9 +39,6 @@ async def test_a_server_that_stops_asks_the_sdks_to_come_back(tmp_path: Path) ->
         assert "x-should-retry" not in error.response.headers
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="the path is not read before the refusal, so it has OpenAI's shape"
-)
 async def test_a_server_that_stops_says_so_in_anthropics_shape_on_messages(tmp_path: Path) -> None:
     table = write_table(tmp_path, {"demo": {"upstream": "demo"}}, server={"drain_delay": "1m"})
     async with Tidegate(table) as gate:
