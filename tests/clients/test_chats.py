@@ -86,6 +86,18 @@ async def test_a_client_set_as_the_readme_says_talks_to_the_demo(tmp_path: Path,
         assert await here.exchanges(2, client.agent) == []
 
 
+async def test_the_ai_sdk_talks_to_the_demo_by_responses_too(tmp_path: Path) -> None:
+    command = [*node("ask_ai_sdk.mjs"), "responses"]
+    row = ROWS[CLIENTS["ai-sdk-openai"].row]
+    async with scene(tmp_path, echo) as here:
+        told = await ask(here, [*command, row.model()], row.environment(here.gate))
+        entries = await here.gate.wait_log(2)
+
+    assert (told["plain"], "".join(told["streamed"])) == ("PONG", "one two three")
+    assert {entry["path"] for entry in entries} == {"/v1/responses"}
+    assert {entry["outcome"] for entry in entries} == {"ok"}
+
+
 @pytest.mark.parametrize("name", CLIENTS)
 async def test_a_client_reaches_a_provider_as_itself_but_for_the_key_and_the_models_name(
     tmp_path: Path, name: str

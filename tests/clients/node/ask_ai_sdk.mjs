@@ -1,11 +1,12 @@
-// The Vercel AI SDK asks a model: node ask_ai_sdk.mjs openai|compatible|leave MODEL
+// The Vercel AI SDK asks a model: node ask_ai_sdk.mjs openai|responses|compatible|leave MODEL
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { openai } from "@ai-sdk/openai";
 import { generateText, streamText } from "ai";
 
 const [what, name] = process.argv.slice(2);
 const tidegate = createOpenAICompatible({ name: "tidegate", baseURL: process.env.OPENAI_BASE_URL });
-const model = what === "openai" ? openai.chat(name) : tidegate(name);
+const models = { openai: () => openai.chat(name), responses: () => openai(name) };
+const model = (models[what] ?? (() => tidegate(name)))();
 
 if (what === "leave") {
   const leaving = new AbortController();
