@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.support.documents import write_modules
 from tests.support.process import ROOT, Tidegate, write_table
@@ -202,8 +203,7 @@ def test_the_schema_admits_them_and_knows_the_options_of_what_is_installed(
         check=True,
         timeout=30,
     )
-    jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json.loads(ran.stdout))
+    validator = Draft202012Validator(json.loads(ran.stdout))
 
     def valid(*chain: Any) -> bool:
         route = {"upstream": "demo", "middlewares": list(chain)}
