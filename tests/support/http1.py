@@ -35,7 +35,12 @@ async def read_head(reader: asyncio.StreamReader) -> tuple[str, Headers] | None:
         if error.partial:
             raise
         return None
-    first, *lines = block[:-4].decode("latin-1").split("\r\n")
+    return parse_head(block[:-4])
+
+
+def parse_head(block: bytes) -> tuple[str, Headers]:
+    """The start line and the headers of a head, given without the empty line that ends it."""
+    first, *lines = block.decode("latin-1").split("\r\n")
     return first, tuple(_field(line) for line in lines)
 
 
@@ -59,11 +64,7 @@ def framing(headers: Headers) -> tuple[bool, int | None]:
 
 async def read_chunk(reader: asyncio.StreamReader) -> bytes:
     """The data of one chunk; b"" for the terminating one, whose trailers are read and dropped."""
-    line = await reader.readuntil(b"\r\n")
-    size = line[:-2].partition(b";")[0].strip()
-    if not _HEX.fullmatch(size):
-        raise Malformed(f"chunk size {line!r}")
-    length = int(size, 16)
+    length = chunk_size(await reader.readuntil(b"\r\n"))
     if length == 0:
         while await reader.readuntil(b"\r\n") != b"\r\n":
             pass
@@ -72,6 +73,14 @@ async def read_chunk(reader: asyncio.StreamReader) -> bytes:
     if not data.endswith(b"\r\n"):
         raise Malformed("a chunk that is longer than its size")
     return data[:-2]
+
+
+def chunk_size(line: bytes) -> int:
+    """The size that a chunk's first line, with its CRLF, says."""
+    size = line[:-2].partition(b";")[0].strip()
+    if not _HEX.fullmatch(size):
+        raise Malformed(f"chunk size {line!r}")
+    return int(size, 16)
 
 
 async def read_body(reader: asyncio.StreamReader, headers: Headers, *, to_end: bool) -> bytes:
