@@ -186,7 +186,7 @@ class _Fed(asyncio.Protocol):
             for request in self._reading.feed(data):
                 feeder.served += 1
                 self._write_next(iter(feeder.play(request)))
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the test raises it
             feeder.failures.append(failure)
             self._transport.abort()
 
@@ -255,7 +255,7 @@ class Caller(asyncio.Protocol):
         self._answer.set_result(answer)
 
 
-def cut(data: bytes, sizes: Iterable[int], most: int = 120) -> list[bytes]:
+def cut(data: bytes, sizes: Iterable[int], most: int) -> list[bytes]:
     """`data` in pieces of these sizes, over and over; of larger ones if there would be more than `most`."""
     wanted = tuple(sizes)
     if not data or not wanted:

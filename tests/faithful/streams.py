@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import cycle, islice
 from typing import NamedTuple
 
@@ -9,58 +10,60 @@ from hypothesis import strategies as st
 
 from tests.faithful.peers import cut
 
+
+class Long(bytes):
+    """Bytes that need not be read when a test fails."""
+
+    def __repr__(self) -> str:
+        return f"Long({bytes(self[:12])!r}, {len(self)})"
+
+
 CHAT, MESSAGES, RESPONSES, OTHER = "chat/completions", "messages", "responses", "new/thing"
 
 _LINE_ENDS = st.sampled_from(
     [(b"\n",), (b"\r\n",), (b"\r",), (b"\n", b"\r\n"), (b"\r", b"\r\n", b"\n"), (b"\r\n", b"\r")]
 )
 _TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}'
-_LINES = st.sampled_from(
-    [
-        _TOKEN,
-        b"",
-        b"data",
-        b"data:",
-        b"data: ",
-        b"data:  two spaces",
-        b": comment",
-        b":",
-        b"event: odd",
-        b"event: error",
-        b"id: 7",
-        b"id: \x00",
-        b"retry: 10",
-        b"unknown: field",
-        b"no colon at all",
-        b" leading space: x",
-        b"data: {not json",
-        b"data: [1, 2",
-        b"data: NaN",
-        b"data: null",
-        b'data: {"error": {"message": "in the middle", "code": 429}}',
-        b'data: {"choices": 7, "usage": []}',
-        b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": "x"}}',
-        b'data: {"type": "response.output_text.delta", "delta": "x"}',
-        b'data: {"type": "content_block_delta", "delta": {"text": "x"}}',
-        b'data: "\\ud83d"',
-        b"data: " + b"[" * 3000,
-        b"data: caf\xc3\xa9 \xe6\xbc\xa2 \xf0\x9f\x92\xa9",
-        b"data: caf\xe9 \xff\xfe \x80",
-        b"data: \xef\xbb\xbf \xc2\x85 \xe2\x80\xa8 \x0b \x0c \x1c",  # not one of these ends a line here
-        b"\xef\xbb\xbfdata: not at the very start",
-    ]
-)
-_HUGE = st.builds(
-    lambda size, kind: kind + b"h" * size,
-    st.sampled_from([4_096, 65_530, 65_536, 70_000, 200_000]),
-    st.sampled_from([b"data: ", b": ", b"", b'data: {"x":"']),
-)
-_RAW = st.binary(max_size=30).map(lambda data: b"data: " + data)
-# One in thirty is huge: they cost the most.
-_BLOCKS = st.lists(
-    st.integers(0, 29).flatmap(lambda kind: _HUGE if kind == 29 else _RAW if kind > 24 else _LINES),
-    max_size=12,
-)
+_LINES = [
+    _TOKEN,
+    b"",
+    b"data",
+    b"data:",
+    b"data: ",
+    b"data:  two spaces",
+    b": comment",
+    b":",
+    b"event: odd",
+    b"event: error",
+    b"id: 7",
+    b"id: \x00",
+    b"retry: 10",
+    b"unknown: field",
+    b"no colon at all",
+    b" leading space: x",
+    b"data: {not json",
+    b"data: [1, 2",
+    b"data: NaN",
+    b"data: null",
+    b'data: {"error": {"message": "in the middle", "code": 429}}',
+    b'data: {"choices": 7, "usage": []}',
+    b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": "x"}}',
+    b'data: {"type": "response.output_text.delta", "delta": "x"}',
+    b'data: {"type": "content_block_delta", "delta": {"text": "x"}}',
+    b'data: "\\ud83d"',
+    Long(b"data: " + b"[" * 3000),
+    b"data: caf\xc3\xa9 \xe6\xbc\xa2 \xf0\x9f\x92\xa9",
+    b"data: caf\xe9 \xff\xfe \x80",
+    b"data: \xef\xbb\xbf \xc2\x85 \xe2\x80\xa8 \x0b \x0c \x1c",  # not one of these ends a line here
+    b"\xef\xbb\xbfdata: not at the very start",
+]
+_HUGE = [
+    Long(kind + b"h" * size)
+    for kind, size in [(b"data: ", 4_096), (b'data: {"x":"', 70_000), (b": ", 65_536), (b"", 200_000)]
+]
+# Few draws for a stream: making them up takes as long as relaying them.
+_BLOCKS = st.lists(st.sampled_from(_LINES * 3 + _HUGE), max_size=12)
+_RAW = st.binary(max_size=40).map(lambda data: b"data: " + data)
 # Without its last event, none of these streams is complete to who reads the path's kind of answer.
 _TERMINAL = {
     CHAT: [b"data: [DONE]", b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'],
@@ -75,13 +78,26 @@ _TAILS = st.sampled_from([b"", b"", b"\n", b"\r", b": bye", b"data: tail", b"\n\
 
 
 class Framing(NamedTuple):
-    """How a body is sent: `chunks` and `writes` are sizes, taken over and over."""
+    """How a body is sent: `chunks` and `writes_of` are sizes, taken over and over, `most` pieces at most."""
 
     kind: str
-    chunks: list[int]
-    writes: list[int]
     size_line: bytes
     trailer: bytes
+    chunks: tuple[int, ...]
+    writes_of: tuple[int, ...]
+    most: int
+
+    def writes(self, head: Iterable[bytes], body: bytes) -> list[bytes]:
+        """A message of these first lines and this body, write by write."""
+        lines = [*head]
+        if self.kind == "chunked":
+            lines.append(b"Transfer-Encoding: chunked")
+            pieces = cut(body, self.chunks, self.most)
+            frames = [self.size_line % len(piece) + b"\r\n" + piece + b"\r\n" for piece in pieces]
+            body = b"".join([*frames, b"0\r\n" + self.trailer + b"\r\n"])
+        elif self.kind == "length":
+            lines.append(b"Content-Length: %d" % len(body))
+        return cut(b"\r\n".join([*lines, b"", b""]) + body, self.writes_of, self.most)
 
 
 class Answer(NamedTuple):
@@ -95,27 +111,20 @@ class Answer(NamedTuple):
 
     def writes(self) -> list[bytes | None]:
         """What is written, write by write; None is the end of the connection."""
-        kind, chunks, sizes, size_line, trailer = self.framing
-        head = [b"HTTP/1.1 %d Said" % self.status, *self.headers]
-        body = self.body
-        if kind == "chunked":
-            head.append(b"Transfer-Encoding: chunked")
-            frames = [size_line % len(piece) + b"\r\n" + piece + b"\r\n" for piece in cut(body, chunks)]
-            body = b"".join([*frames, b"0\r\n" + trailer + b"\r\n"])
-        elif kind == "length":
-            head.append(b"Content-Length: %d" % len(body))
-        whole = b"\r\n".join([*head, b"", b""]) + body
-        return [*cut(whole, sizes), *([None] if kind == "close" else [])]
+        pieces = self.framing.writes([b"HTTP/1.1 %d Said" % self.status, *self.headers], self.body)
+        return [*pieces, *([None] if self.framing.kind == "close" else [])]
 
 
-_SIZES = st.lists(st.sampled_from([1, 2, 3, 5, 16, 60, 400, 1460, 5000, 65_536]), min_size=1, max_size=5)
+_SIZE_LINES = (b"%x", b"%x", b"%X", b"00%x", b"%x;ext=1", b'%X;a="b c"')
+_KINDS = [
+    *(("chunked", line, trailer) for line in _SIZE_LINES for trailer in (b"", b"", b"X-Trailer: 1\r\n")),
+    *[("length", b"", b"")] * 8,
+    ("close", b"", b""),
+]
+_SIZES = st.tuples(*[st.sampled_from([1, 2, 3, 5, 16, 60, 400, 1460, 5000, 65_536])] * 3)
+_MOST = st.sampled_from([16] * 9 + [500])  # few bodies are sent byte by byte: every write costs time
 framings = st.builds(
-    Framing,
-    st.sampled_from(["chunked"] * 10 + ["length"] * 6 + ["close"]),
-    _SIZES,
-    _SIZES,
-    st.sampled_from([b"%x", b"%x", b"%X", b"00%x", b"%x;ext=1", b'%X;a="b c"']),
-    st.sampled_from([b"", b"", b"", b"X-Trailer: 1\r\n"]),
+    lambda kind, *sizes: Framing(*kind, *sizes), st.sampled_from(_KINDS), _SIZES, _SIZES, _MOST
 )
 
 
@@ -124,7 +133,7 @@ def event_streams(draw: st.DrawFn) -> Answer:
     path = draw(st.sampled_from([CHAT, CHAT, MESSAGES, RESPONSES, OTHER]))
     ends = draw(_LINE_ENDS)
     # The first event is no error: one would be made the answer's status, as it should be.
-    lines = [_TOKEN, b"", *draw(_BLOCKS)]
+    lines = [_TOKEN, b"", *draw(_BLOCKS), draw(_RAW), *draw(_BLOCKS)]
     text = b"".join(line + end for line, end in zip(lines, islice(cycle(ends), len(lines)), strict=True))
     last = draw(st.sampled_from(_TERMINAL[path]))
     closing = b"" if path == OTHER else ends[0] * 2
@@ -154,7 +163,7 @@ _BODIES = st.one_of(
             b'{"usage": {"completion_tokens": 1e999}}\n\n\n',
             b"\xef\xbb\xbf{}",
             b"0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            b'{"a":' * 2000,
+            Long(b'{"a":' * 2000),
         ]
     ),
 )

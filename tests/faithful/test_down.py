@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.faithful.peers import Caller, Feeder, Message
 from tests.faithful.streams import Answer, answers
@@ -19,6 +20,7 @@ from tests.support.raw import post
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANSWERS = 10_000
+AT_ONCE = 10
 BODY = {"stream": True, "stream_options": {"include_usage": True}, "max_tokens": 3, "messages": []}
 CHAIN: list[Any] = [
     "prefix_rewrite",
@@ -31,15 +33,15 @@ CHAIN: list[Any] = [
 
 
 class Scene:
-    """A proxy between a client and an upstream that plays one answer."""
+    """A proxy between clients and an upstream that plays the answer that a request names."""
 
     def __init__(self) -> None:
         self.upstream = Feeder(self._play)
-        self.writes: list[bytes | None] = []
         self.exchanges = 0
+        self._playing: Sequence[Answer] = ()
 
-    def _play(self, _request: Message) -> list[bytes | None]:
-        return self.writes
+    def _play(self, request: Message) -> list[bytes | None]:
+        return self._playing[int(request.header("x-number") or "")].writes()
 
     def table(self) -> dict[str, Any]:
         plain = {"upstream": self.upstream.url}
@@ -47,18 +49,18 @@ class Scene:
 
     def connect(self, gate: Tidegate) -> None:
         self.gate = gate
-        self.callers = {route: Caller(gate.port) for route in ("plain", "chain")}
+        self.callers = [Caller(gate.port) for _ in range(AT_ONCE)]
 
-    async def relay(self, answer: Answer) -> list[Message]:
-        """The answer as it comes down on each route; both at once."""
-        self.writes = answer.writes()
-        self.exchanges += len(self.callers)
-        asks = [
-            caller.ask(post(f"/v1/{answer.path}", {"model": f"{route}/x"} | BODY))
-            for route, caller in self.callers.items()
-        ]
+    async def relay(self, answers: Sequence[Answer]) -> list[Message]:
+        """The answers as they come down, every other one through the whole chain; all at once."""
+        self._playing = answers
+        self.exchanges += len(answers)
         async with asyncio.timeout(20):
-            return await asyncio.gather(*asks)
+            return await asyncio.gather(*map(self._ask, range(len(answers)), self.callers))
+
+    async def _ask(self, number: int, caller: Caller) -> Message:
+        body = {"model": f"{('plain', 'chain')[number % 2]}/x"} | BODY
+        return await caller.ask(post(f"/v1/{self._playing[number].path}", body, {"X-Number": str(number)}))
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -69,24 +71,33 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         async with Tidegate(table, env={"UP_KEY": "canary-key-of-the-way-down"}) as gate:
             scene.connect(gate)
             yield scene
-            for caller in scene.callers.values():
+            for caller in scene.callers:
                 caller.close()
     assert not scene.upstream.failures
 
 
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 # Ten thousand exchanges take their time on a machine that does other things as well.
 @pytest.mark.timeout(240)
-@settings(max_examples=ANSWERS, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-@given(answer=answers)
-async def test_an_answer_comes_down_as_it_was_sent(scene: Scene, answer: Answer) -> None:
-    sent = hashlib.sha256(answer.body).hexdigest()
-    for got in await scene.relay(answer):
-        assert (got.status, got.whole) == (answer.status, True)
-        assert hashlib.sha256(got.body).hexdigest() == sent
+@settings(
+    max_examples=ANSWERS // AT_ONCE, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+@given(sent=st.lists(answers, min_size=AT_ONCE, max_size=AT_ONCE))
+async def test_answers_come_down_as_they_were_sent(scene: Scene, sent: list[Answer]) -> None:
+    got = await scene.relay(sent)
+
+    for answer, message in zip(sent, got, strict=True):
+        assert (message.status, message.whole) == (answer.status, True), answer
+        assert sha256(message.body) == sha256(answer.body), answer
 
 
 async def test_every_one_of_them_was_complete_to_the_log(scene: Scene) -> None:
+    """In the order of the file: the exchanges of the test above have been made."""
     entries = await scene.gate.wait_log(scene.exchanges)
 
+    assert len(entries) >= ANSWERS
     assert {entry["outcome"] for entry in entries} <= {"ok", "upstream_error"}
     assert {entry["error"] for entry in entries} == {None}
