@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from io import BufferedReader
 from itertools import chain
 from typing import Any
 
@@ -66,7 +65,7 @@ class Sink:
         self._listener.close()
 
 
-def _hash(digest: Any, file: BufferedReader, size: int) -> None:
+def _hash(digest: Any, file: Any, size: int) -> None:
     while size:
         data = file.read1(min(size, PIECE))
         assert data, f"{size} bytes are missing"

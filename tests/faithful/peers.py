@@ -85,7 +85,8 @@ class Reading:
     def _read_length(self) -> Message | bool:
         if len(self._buffer) < self._left:
             return False
-        return self._take(self._left) or self._done()
+        self._take(self._left)
+        return self._done()
 
     def _read_to_end(self) -> Message | bool:
         self._take(len(self._buffer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hypothesis import strategies as st
@@ -91,7 +92,7 @@ def _bare_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-_PACKED = {
+_PACKED: dict[str, Callable[[bytes], bytes]] = {
     "": lambda data: data,
     "gzip": lambda data: gzip.compress(data, 1),
     "GZip ": lambda data: gzip.compress(data[:9], 1) + gzip.compress(data[9:], 9),

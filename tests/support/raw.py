@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support import http1
+from tests.support.disclosure import note_sent
 from tests.support.wire import HeaderItems, header_pairs
 
 
@@ -62,6 +63,7 @@ class RawClient:
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
     async def send(self, data: bytes) -> None:
+        note_sent(data)
         self._writer.write(data)
         await self._writer.drain()
 
