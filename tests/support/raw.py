@@ -99,6 +99,10 @@ class RawClient:
         """Every byte that still comes, as it is."""
         return await self._reader.read()
 
+    async def read_some(self) -> bytes:
+        """What is there of the next bytes, as they are; empty at the end."""
+        return await self._reader.read(1 << 16)
+
     def reset(self) -> None:
         """Leave with an RST."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
