@@ -300,10 +300,11 @@ BREAKS: dict[str, Behaviour] = {
 }
 
 
+Broken = tuple[ScriptedUpstream, Tidegate]
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def broken(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[tuple[ScriptedUpstream, Tidegate]]:
+async def broken(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broken]:
     async with ScriptedUpstream() as upstream:
         clocks = {"timeout": {"first_byte": "300ms", "idle": "300ms"}}
         chain = ["prefix_rewrite", {"key": {"file": "up.key"}}, clocks]
