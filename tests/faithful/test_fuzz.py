@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,44 +32,59 @@ def answer(request: Message) -> list[bytes | None]:
     return [head if request.start.startswith("HEAD ") else head + b"{}"]
 
 
+@dataclass
+class Scene:
+    """A process and its upstream, and how many files it has open when nobody asks anything."""
+
+    gate: Tidegate
+    upstream: Feeder
+    path: str
+    idle: int
+
+    @property
+    def left_open(self) -> int:
+        """Files that are no connection to the upstream, of which some are kept."""
+        return open_files(self.gate.process.pid) - len(self.upstream.open)
+
+    async def settled(self) -> int:
+        """The memory of the process once every client's connection is closed."""
+        for _ in range(100):
+            if self.left_open <= self.idle:
+                break
+            await asyncio.sleep(0.1)
+        return resident(self.gate.process.pid)
+
+
 @asynccontextmanager
-async def on_a_unix_socket(folder: Path, upstream: Feeder) -> AsyncIterator[tuple[Tidegate, str]]:
+async def on_a_unix_socket(folder: Path) -> AsyncIterator[Scene]:
     folder.mkdir()
     path = str(folder / "s")
-    chain = ["prefix_rewrite"]
-    table = write_table(
-        folder,
-        {
-            "demo": {"upstream": "demo", "middlewares": chain},
-            "up": {"upstream": upstream.url, "middlewares": chain},
-        },
-        server={"listen": ["127.0.0.1:0", f"unix:{path}"]},
-    )
-    async with Tidegate(table) as gate:
-        await gate.wait_event("listening", address=f"unix:{path}")
-        yield gate, path
+    server = {"listen": ["127.0.0.1:0", f"unix:{path}"]}
+    async with Feeder(answer) as upstream:
+        routes = {
+            name: {"upstream": url, "middlewares": ["prefix_rewrite"]}
+            for name, url in {"demo": "demo", "up": upstream.url}.items()
+        }
+        async with Tidegate(write_table(folder, routes, server=server)) as gate:
+            await gate.wait_event("listening", address=f"unix:{path}")
+            await gate.wait_event("ready")
+            yield Scene(gate, upstream, path, open_files(gate.process.pid))
+    # What went on to the upstream was HTTP to a strict reader, every byte of it.
+    assert not upstream.failures
+    assert upstream.served > INPUTS / 100
 
 
-async def settled(gate: Tidegate, files: int) -> tuple[int, int]:
-    """Memory and open files once the process has no more of these than that, or does not get there."""
-    for _ in range(100):
-        if open_files(gate.process.pid) <= files:
-            break
-        await asyncio.sleep(0.1)
-    return resident(gate.process.pid), open_files(gate.process.pid)
-
-
-async def endure(gate: Tidegate, path: str, seed: int) -> None:
-    idle = open_files(gate.process.pid)
-    await asyncio.to_thread(Flood(path, seed + 1).run, WARM_UP)
-    before, files = await settled(gate, idle + 1)
-    tally = await asyncio.to_thread(Flood(path, seed).run, INPUTS)
-    after, files_after = await settled(gate, files)
-    told = f"seed {seed}, {tally}"
+async def endure(scene: Scene, seed: int) -> None:
+    gate = scene.gate
+    await asyncio.to_thread(Flood(scene.path, seed + 1).run, WARM_UP)
+    before = await scene.settled()
+    tally = await asyncio.to_thread(Flood(scene.path, seed).run, INPUTS)
+    grown = await scene.settled() - before
+    told = f"seed {seed}, {tally}, {grown / MIB:.1f} MiB"
 
     assert gate.process.returncode is None, told
-    assert files_after <= files, told
-    assert after - before < 8 * MIB, f"{(after - before) / MIB:.1f} MiB, {told}"
+    assert scene.left_open <= scene.idle, told
+    assert grown < 8 * MIB, told
     # Not all of them break off in the parser: a good part is served, and a good part refused.
     assert min(tally.statuses[status] for status in (0, 200, 400, 404)) > INPUTS / 1000, told
     for model in ("demo/echo", "up/x"):
@@ -79,14 +95,19 @@ async def endure(gate: Tidegate, path: str, seed: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count is Linux's")
-@pytest.mark.timeout(300)  # a shared machine; forty seconds on two cores of its own
+@pytest.mark.timeout(300)  # forty seconds on two cores of its own, and a machine may be shared
 async def test_nothing_that_arrives_upsets_it(tmp_path: Path) -> None:
-    async with (
-        Feeder(answer) as upstream,
-        on_a_unix_socket(tmp_path / "a", upstream) as first,
-        on_a_unix_socket(tmp_path / "b", upstream) as second,
-    ):
-        await asyncio.gather(endure(*first, SEED), endure(*second, SEED + 100))
-    # What went on to the upstream was HTTP to a strict reader, every byte of it.
-    assert not upstream.failures
-    assert upstream.served > INPUTS / 100
+    async with on_a_unix_socket(tmp_path / "a") as first, on_a_unix_socket(tmp_path / "b") as second:
+        await asyncio.gather(endure(first, SEED), endure(second, SEED + 100))
+
+
+@pytest.mark.xfail(reason="a probe's client that has left is logged as an error that nobody foresaw")
+async def test_a_probe_whose_client_has_left_is_no_surprise(tmp_path: Path) -> None:
+    async with Tidegate(write_table(tmp_path, {"demo": {"upstream": "demo"}})) as gate:
+        for _ in range(20):
+            async with RawClient(gate.port) as client:
+                await client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+                client.reset()
+        async with RawClient(gate.port) as client:
+            await client.send(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+            await client.read_head()
