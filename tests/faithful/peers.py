@@ -131,15 +131,18 @@ class Reading:
         return message
 
 
+Write = bytes | float | None
+
+
 class Feeder:
     """An upstream that answers each request with the writes that `play` has for it.
 
-    Each write is a send of its own, with a turn of the loop in between; a `None` among them closes the
-    connection. What no strict reader takes for HTTP/1.1 is kept in `failures`, which is to stay empty;
-    `received` has every byte that came if `recording`.
+    Each write is a send of its own, with a turn of the loop in between, or with a pause if there is a
+    number of seconds; None closes the connection. What no strict reader takes for HTTP/1.1 is kept in
+    `failures`, which is to stay empty; `received` has every byte that came if `recording`.
     """
 
-    def __init__(self, play: Callable[[Message], Iterable[bytes | None]], *, recording: bool = False) -> None:
+    def __init__(self, play: Callable[[Message], Iterable[Write]], *, recording: bool = False) -> None:
         self.play = play
         self.recording = recording
         self.received = bytearray()
@@ -191,15 +194,19 @@ class _Fed(asyncio.Protocol):
             feeder.failures.append(failure)
             self._transport.abort()
 
-    def _write_next(self, pieces: Iterator[bytes | None]) -> None:
+    def _write_next(self, pieces: Iterator[Write]) -> None:
         for piece in pieces:
             if self._transport.is_closing():
                 return
             if piece is None:
                 self._transport.close()
                 return
-            self._transport.write(piece)
-            asyncio.get_running_loop().call_soon(self._write_next, pieces)
+            loop = asyncio.get_running_loop()
+            if isinstance(piece, float):
+                loop.call_later(piece, self._write_next, pieces)
+            else:
+                self._transport.write(piece)
+                loop.call_soon(self._write_next, pieces)
             return
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from tests.faithful.peers import cut
+from tests.faithful.peers import Write, cut
 
 
 class Long(bytes):
@@ -78,7 +78,8 @@ _TAILS = st.sampled_from([b"", b"", b"\n", b"\r", b": bye", b"data: tail", b"\n\
 
 
 class Framing(NamedTuple):
-    """How a body is sent: `chunks` and `writes_of` are sizes, taken over and over, `most` pieces at most."""
+    """How a body is sent: `chunks` and `writes_of` are sizes, taken over and over, `most` pieces at most;
+    `slowly` is with a pause between two writes, so that they arrive apart."""
 
     kind: str
     size_line: bytes
@@ -86,6 +87,7 @@ class Framing(NamedTuple):
     chunks: tuple[int, ...]
     writes_of: tuple[int, ...]
     most: int
+    slowly: bool
 
     def writes(self, head: Iterable[bytes], body: bytes) -> list[bytes]:
         """A message of these first lines and this body, write by write."""
@@ -109,9 +111,13 @@ class Answer(NamedTuple):
     body: bytes
     framing: Framing
 
-    def writes(self) -> list[bytes | None]:
-        """What is written, write by write; None is the end of the connection."""
-        pieces = self.framing.writes([b"HTTP/1.1 %d Said" % self.status, *self.headers], self.body)
+    def writes(self) -> list[Write]:
+        """What is written, write by write, with its pauses."""
+        pieces: list[Write] = [
+            *self.framing.writes([b"HTTP/1.1 %d Said" % self.status, *self.headers], self.body)
+        ]
+        if self.framing.slowly:
+            pieces = [one for piece in pieces for one in (piece, 0.002)]
         return [*pieces, *([None] if self.framing.kind == "close" else [])]
 
 
@@ -122,9 +128,14 @@ _KINDS = [
     ("close", b"", b""),
 ]
 _SIZES = st.tuples(*[st.sampled_from([1, 2, 3, 5, 16, 60, 400, 1460, 5000, 65_536])] * 3)
-_MOST = st.sampled_from([16] * 9 + [500])  # few bodies are sent byte by byte: every write costs time
+# Few bodies are sent byte by byte, or with time between the writes: both are slow.
+_MOST = st.sampled_from([(16, False)] * 45 + [(500, False)] * 4 + [(16, True)])
 framings = st.builds(
-    lambda kind, *sizes: Framing(*kind, *sizes), st.sampled_from(_KINDS), _SIZES, _SIZES, _MOST
+    lambda kind, chunks, writes, most: Framing(kind[0], kind[1], kind[2], chunks, writes, most[0], most[1]),
+    st.sampled_from(_KINDS),
+    _SIZES,
+    _SIZES,
+    _MOST,
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from tests.faithful.peers import Caller, Feeder, Message
+from tests.faithful.peers import Caller, Feeder, Message, Write
 from tests.support.behaviours import (
     answer,
     chat,
@@ -146,7 +146,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\
 async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
     seen: list[Message] = []
 
-    def take(request: Message) -> list[bytes | None]:
+    def take(request: Message) -> list[Write]:
         seen.append(request)
         return [OK]
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faithful.flood import Flood
 from tests.faithful.memory import MIB, open_files, resident
-from tests.faithful.peers import Feeder, Message
+from tests.faithful.peers import Feeder, Message, Write
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, post
 
@@ -27,7 +27,7 @@ EXPECTED = {"listening", "ready"}
 ASK = {"messages": [{"role": "user", "content": "still there"}]}
 
 
-def answer(request: Message) -> list[bytes | None]:
+def answer(request: Message) -> list[Write]:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
     return [head if request.start.startswith("HEAD ") else head + b"{}"]
 

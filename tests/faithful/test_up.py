@@ -14,7 +14,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.faithful.peers import Caller, Feeder, Message
+from tests.faithful.peers import Caller, Feeder, Message, Write
 from tests.faithful.requests import (
     UNREADABLE,
     Member,
@@ -28,8 +28,8 @@ from tests.support.process import Tidegate, write_table
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-AT_ONCE = 10
-MANY = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+AT_ONCE = 12
+MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
 class Scene:
@@ -39,7 +39,7 @@ class Scene:
         self.upstream = Feeder(self._take)
         self._arrived: dict[int, Message] = {}
 
-    def _take(self, request: Message) -> list[bytes | None]:
+    def _take(self, request: Message) -> list[Write]:
         self._arrived[int(request.header("x-number") or "")] = request
         return [b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"]
 
@@ -98,9 +98,9 @@ UNCHANGED = st.one_of(
 )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(500)  # for finding the smallest that fails
 @MANY
-@given(sent=st.lists(UNCHANGED, min_size=AT_ONCE, max_size=AT_ONCE))
+@given(sent=st.lists(UNCHANGED, min_size=4, max_size=AT_ONCE))
 async def test_a_body_that_nothing_changes_arrives_as_it_was_sent(scene: Scene, sent: list[Request]) -> None:
     for request, arrived in zip(sent, await scene.send(sent), strict=True):
         assert sha256(arrived.body) == sha256(request.body), request
@@ -145,9 +145,9 @@ def check_members(body: bytes, members: list[Member]) -> None:
     assert not body[position:].strip()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(500)  # for finding the smallest that fails
 @MANY
-@given(sent=st.lists(changed(), min_size=AT_ONCE, max_size=AT_ONCE))
+@given(sent=st.lists(changed(), min_size=4, max_size=AT_ONCE))
 async def test_of_a_body_that_is_changed_every_other_value_keeps_its_bytes(
     scene: Scene, sent: list[tuple[Request, list[Member]]]
 ) -> None:
@@ -166,9 +166,9 @@ async def test_of_a_body_that_is_changed_every_other_value_keeps_its_bytes(
             assert BUDGETS[values["max_tokens"]] == values["max_tokens"]
 
 
-@pytest.mark.timeout(120)
-@settings(MANY, max_examples=50)
-@given(sent=st.lists(forms("/v1/audio/transcriptions"), min_size=AT_ONCE, max_size=AT_ONCE))
+@pytest.mark.timeout(500)  # for finding the smallest that fails
+@settings(MANY, max_examples=70)
+@given(sent=st.lists(forms("/v1/audio/transcriptions"), min_size=4, max_size=AT_ONCE))
 async def test_of_a_form_only_the_model_is_another(scene: Scene, sent: list[tuple[Request, Request]]) -> None:
     arrived = await scene.send([request for request, _ in sent])
 
