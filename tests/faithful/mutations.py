@@ -58,6 +58,9 @@ SEEDS = [
     Seed(b"PUT", b"/nothing/v1/../x"),
     Seed(b"GET", b"/v1"),
     Seed(b"POST", b"/v1/completions", (_JSON,), b'{"model": 4}'),
+    Seed(
+        b"POST", b"/v1/responses", (_JSON,), b'{"model": "no/x", "input": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    ),
     Seed(b"PATCH", b"/v1/files/1", (_JSON,), b"{}"),
 ]
 _BITS = [
