@@ -78,6 +78,16 @@ class Envelope:
                 "invalid_json", f"The value of {name!r} is not valid JSON.", param=name
             ) from None
 
+    def holds_text(self, name: str) -> bool:
+        """Whether the field is there and a text; nothing is decoded."""
+        raw = self._fields.get(name)
+        return raw is not None and bytes(memoryview(raw)[:1]) == b'"'
+
+    def is_true(self, name: str) -> bool:
+        """Whether the field is `true`; nothing is decoded."""
+        raw = self._fields.get(name)
+        return raw is not None and bytes(memoryview(raw)[:5]) == b"true"
+
     def set(self, name: str, value: Any) -> None:
         """Give `name` a new value; its place among the fields stays."""
         new = _ENCODE.encode(value)

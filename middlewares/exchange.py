@@ -190,7 +190,7 @@ class Exchange:
         """Whether the client asked for a stream."""
         if isinstance(self.body, Form | Handshake):
             return self.body.stream
-        return isinstance(self.body, Envelope) and self.body.value("stream") is True
+        return isinstance(self.body, Envelope) and self.body.is_true("stream")
 
     def fork(self, route: str, watch: Watch, stack: AsyncExitStack) -> Exchange:
         """A copy of the request as it is now, to be changed without changing this one."""

@@ -65,11 +65,7 @@ class Handler:
         if connection.writing_paused and not await _takes_its_answers(connection):
             down.break_off()
             return down.result
-        if request.method in ("GET", "HEAD") and self._answer_probe(request.raw_path, down):
-            return down.result
-        if self._admin:
-            fault = ClientFault("not_found", "The admin listener serves /healthz and /readyz.")
-            error_answer(down, fault, "other", ())
+        if self._answer_ourselves(request, down):
             return down.result
         serving = Serving(self._service, request, down)
         self._service.begin(serving)
@@ -78,6 +74,18 @@ class Handler:
         finally:
             self._service.end(serving)
         return down.result
+
+    def _answer_ourselves(self, request: web.BaseRequest, down: Downstream) -> bool:
+        """Whether it was a request for a page of our own; one whose client has left is over, too."""
+        try:
+            if request.method in ("GET", "HEAD") and self._answer_probe(request.raw_path, down):
+                return True
+            if self._admin:
+                fault = ClientFault("not_found", "The admin listener serves /healthz and /readyz.")
+                error_answer(down, fault, "other", ())
+        except ClientGone:
+            return True
+        return self._admin
 
     def _answer_probe(self, target: str, down: Downstream) -> bool:
         path, _ = split_target(target)
@@ -182,7 +190,7 @@ class Serving:
             raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY_S)
         target = read_target(request.method, request.raw_path)
         self._path = target.path
-        headers, credentials = upward(request.headers)
+        headers, credentials = upward(request.headers, request.raw_headers)
         provider = self._provider()
         if request.method in ("GET", "HEAD") and target.route is None and provider is None:
             wanted = listing.asked_for(target.path)
@@ -228,11 +236,10 @@ class Serving:
         return self._table.router.choose(Named(target.route, provider, asked, model))
 
     def _named_in(self, body: Envelope) -> tuple[str | None, str | None]:
-        provider = body.value("provider")
-        if isinstance(provider, str):
+        # An object under that name is somebody else's, and none of our business.
+        provider = body.value("provider") if body.holds_text("provider") else None
+        if provider is not None:
             body.drop("provider")
-        else:
-            provider = None
         if "model" not in body:
             return None, provider
         return self._checked(body.value("model")), provider

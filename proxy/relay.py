@@ -103,8 +103,7 @@ class Downstream:
         if not content.is_eof() or content.exception() is not None:
             # What is left of the request's body would be read as the next request.
             self._keep = False
-        if self._connection.upgraded:
-            # A client that wanted another protocol may be speaking it already.
+        if self._connection.spent:
             self._keep = False
         if status == 204:
             lines = [line for line in lines if line[0].lower() != "content-length"]

@@ -23,6 +23,7 @@ from middlewares.exchange import ReplyBody
 from middlewares.faults import ClientFault, openai_error
 from proxy.kernel import bytes_taken, has_left
 from proxy.logs import Journal, Record
+from proxy.trailers import Trailers
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -72,6 +73,7 @@ class ClientConnection(RequestHandler):
         "_journal",
         "_look_again",
         "_taken",
+        "_trailers",
         "source",
     )
 
@@ -90,12 +92,17 @@ class ClientConnection(RequestHandler):
         self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
         self._look_again: asyncio.TimerHandle | None = None
+        self._trailers = Trailers()
         self._taken = 0
 
     @property
-    def upgraded(self) -> bool:
-        """Whether the client asked for another protocol: no request follows on this connection."""
-        return self._upgraded
+    def spent(self) -> bool:
+        """Whether no further request may follow on this connection.
+
+        The client asked for another protocol, and may speak it already; or the parser would take what
+        it has of this request for a part of the next.
+        """
+        return self._upgraded or self._trailers.stained
 
     def hand_to(self, receiver: Any) -> None:
         """From here on what the client sends goes to `receiver.feed_data`; it is no HTTP any more."""
@@ -185,6 +192,8 @@ class ClientConnection(RequestHandler):
         """Bytes of the client; a head that was begun has to end in time."""
         requests = self._request_count
         super().data_received(data)
+        new = self._request_count - requests
+        self._trailers.feed(data, list(self._messages)[-new:] if new else ())
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._break_body()
         if self._request_count != requests:

@@ -133,9 +133,9 @@ class Upstream:
             )
         exchange.note_head()
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):
-            return Reply(response.status, downward(response.headers), _tunnel(exchange, response))
+            return Reply(response.status, _headers_down(response), _tunnel(exchange, response))
         _refuse_misplaced(exchange, response)
-        reply = Reply(response.status, downward(response.headers), ResponseBody(response, exchange))
+        reply = Reply(response.status, _headers_down(response), ResponseBody(response, exchange))
         return await ready(exchange, observed(exchange, reply))
 
 
@@ -301,6 +301,10 @@ def _as_faults(route: str) -> Iterator[None]:
         raise UpstreamFault(
             "upstream_reset", f"The provider of {route!r} closed the connection without an answer."
         ) from error
+
+
+def _headers_down(response: aiohttp.ClientResponse) -> CIMultiDict[str]:
+    return downward(response.headers, response.raw_headers)
 
 
 def _tunnel(exchange: Exchange, response: aiohttp.ClientResponse) -> Tunnel:

@@ -55,7 +55,11 @@ class Target(NamedTuple):
     query: str
 
 
-def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDict[str]]:
+RawHeaders = Sequence[tuple[bytes, bytes]]
+"""The headers as they came, in the same order: aiohttp respells the names that it knows."""
+
+
+def upward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> tuple[CIMultiDict[str], CIMultiDict[str]]:
     """What of a client's headers goes up, and the credentials that do not.
 
     Raises ClientFault for two `Authorization` headers: it would be a matter of taste which counts.
@@ -68,8 +72,9 @@ def upward(headers: CIMultiDictProxy[str]) -> tuple[CIMultiDict[str], CIMultiDic
     up: CIMultiDict[str] = CIMultiDict()
     credentials: CIMultiDict[str] = CIMultiDict()
     spelling: dict[str, str] = {}
-    for name, value in headers.items():
-        lower = name.lower().replace("_", "-")
+    for (spelled, _), (known, value) in zip(raw, headers.items(), strict=True):
+        name = spelled.decode("utf-8", "surrogateescape")
+        lower = known.lower().replace("_", "-")
         if lower in CREDENTIALS:
             if lower != "proxy-authorization":
                 credentials[lower] = value
@@ -104,15 +109,16 @@ def upward_query(query: str) -> str:
     return kept if kept[:1] == query[:1] else kept[1:]
 
 
-def downward(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+def downward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> CIMultiDict[str]:
     """What of an upstream's headers goes to the client.
 
     A value with a control character is left out: it could end the head that we write.
     """
     named = _named_by_connection(headers)
     down: CIMultiDict[str] = CIMultiDict()
-    for name, value in headers.items():
-        lower = name.lower()
+    for (spelled, _), (known, value) in zip(raw, headers.items(), strict=True):
+        name = spelled.decode("utf-8", "surrogateescape")
+        lower = known.lower()
         if lower in _NEVER_DOWN or lower.replace("_", "-").startswith(_OURS) or lower in named:
             continue
         if not _UNFIT.search(value):

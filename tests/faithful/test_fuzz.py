@@ -104,7 +104,6 @@ async def test_nothing_that_arrives_upsets_it(tmp_path: Path) -> None:
                 raise end
 
 
-@pytest.mark.xfail(reason="a probe's client that has left is logged as an error that nobody foresaw")
 async def test_a_probe_whose_client_has_left_is_no_surprise(tmp_path: Path) -> None:
     async with Tidegate(write_table(tmp_path, {"demo": {"upstream": "demo"}})) as gate:
         for _ in range(20):

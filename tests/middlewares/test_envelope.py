@@ -359,3 +359,25 @@ def test_what_is_shown_never_breaks_a_header(case, value):
         for text in (old, new):
             assert len(text) <= 80 and set(text) <= plain
             assert not isinstance(value, list) or new == "..."
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "true"),
+    [
+        (b'"kimi"', True, False),
+        (b'""', True, False),
+        (b'"\\ud83d"', True, False),
+        (b"true", False, True),
+        (b" true ", False, True),
+        (b"false", False, False),
+        (b'"true"', True, False),
+        (b"1", False, False),
+        (b"null", False, False),
+        (b'{"\\ud83d": [true]}', False, False),
+    ],
+)
+def test_what_a_field_holds_is_known_without_decoding_it(value: bytes, text: bool, true: bool) -> None:
+    envelope = Envelope.parse(b'{"x":' + value + b"}")
+
+    assert (envelope.holds_text("x"), envelope.is_true("x")) == (text, true)
+    assert not envelope.holds_text("y") and not envelope.is_true("y")
