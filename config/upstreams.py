@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
@@ -65,6 +65,9 @@ def parse_proxy(text: str) -> Upstream:
     example = "write http://user:password@proxy:3128"
     if _VISIBLE.fullmatch(text) is None or any(sign in login for sign in "/?#@"):
         raise ValueError(f"the user or the password holds what has to be encoded, as %40 for @: {example}")
+    user, _, password = login.partition(":")
+    if ":" in unquote(user) or (password and not user):
+        raise ValueError(f"a login is a user without a colon, and a password: {example}")
     try:
         return parse_upstream(f"http://{endpoint}")
     except ValueError:

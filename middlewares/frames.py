@@ -13,25 +13,40 @@ _MASKED = 0x80
 _LENGTH = 0x7F
 _LENGTH_IN_2, _LENGTH_IN_8 = 126, 127
 _LONGEST_HEADER = 14
+_WALKED_AT_MOST = 1000
+"""Frames in one piece: a peer that sends smaller ones than anybody would must not hold up the others."""
+_LONGEST_CLOSE = 6 + 125
 
 
 class Frames:
     """One direction of one connection, fed in any pieces."""
 
-    __slots__ = ("_header", "_left", "_opcode", "closed")
+    __slots__ = ("_closed", "_header", "_left", "_opcode", "_tail")
 
     def __init__(self) -> None:
         self._header = b""
         self._opcode = 0
         self._left = 0
         """Bytes of the current frame's payload that are still to come."""
-        self.closed = False
-        """Whether a whole Close frame has passed."""
+        self._closed = False
+        self._tail: bytes | None = None
+        """The last bytes, once the frames are no longer walked."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether a whole Close frame has passed; a guess where there were too many frames to walk."""
+        return self._closed or (self._tail is not None and _ends_in_close(self._tail))
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes."""
-        position = 0
-        while position < len(data) and not self.closed:
+        if self._tail is not None:
+            self._tail = (self._tail + data[-_LONGEST_CLOSE:])[-_LONGEST_CLOSE:]
+            return
+        position = walked = 0
+        while position < len(data) and not self._closed:
+            if walked > _WALKED_AT_MOST:
+                self._tail = data[-_LONGEST_CLOSE:]
+                return
             if self._left:
                 step = min(self._left, len(data) - position)
                 self._left -= step
@@ -39,7 +54,8 @@ class Frames:
                 step = self._read_header(data, position)
             position += step
             if not self._left and not self._header:
-                self.closed = self._opcode == _CLOSE
+                self._closed = self._opcode == _CLOSE
+                walked += 1
 
     def _read_header(self, data: bytes, position: int) -> int:
         """Bytes of it that stand here; the rest of one that is not whole comes with the next piece."""
@@ -67,3 +83,12 @@ def _payload_size(header: bytes) -> int:
     if short < _LENGTH_IN_2:
         return short
     return int.from_bytes(header[2 : 4 if short == _LENGTH_IN_2 else 10])
+
+
+def _ends_in_close(tail: bytes) -> bool:
+    """Whether the last bytes are what a Close frame looks like."""
+    for start in range(len(tail) - 1):
+        size = _header_size(tail[start:])
+        if tail[start] & _OPCODE == _CLOSE and start + size + (tail[start + 1] & _LENGTH) == len(tail):
+            return True
+    return False

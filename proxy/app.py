@@ -20,11 +20,13 @@ from config.schema import Table
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
 from proxy import __version__
+from proxy.departures import Departures
 from proxy.handler import Handler, Serving
+from proxy.kernel import LAST_BYTES_WITHIN_MS
 from proxy.listeners import BACKLOG, name_of, open_socket
 from proxy.listing import ModelList
 from proxy.logs import Journal
-from proxy.server import Connections, Server
+from proxy.server import Connections, Server, Shared
 from proxy.table import RouteTable, compile_table
 from proxy.upstream import Client
 
@@ -43,6 +45,7 @@ class App:
         self.draining = False
         self.models = ModelList(self.timer)
         self._client = Client()
+        self._departures = Departures()
         self.table: RouteTable = compile_table(table, secrets, self._client, self.timer)
         tls = table.server.tls
         self._tls = None if tls is None else listener_context(tls, secrets.base)
@@ -84,7 +87,8 @@ class App:
         if address.kind == "unix":
             listeners.paths.append(Path(address.path))
         timeouts = self.table.server.timeouts
-        server = Server(Handler(self, admin=role == "admin"), self.journal, timeouts, connections)
+        shared = Shared(self.journal, connections, self._departures)
+        server = Server(Handler(self, admin=role == "admin"), shared, timeouts)
         listeners.servers.append(server)
         loop = asyncio.get_running_loop()
         if address.kind == "unix":
@@ -97,7 +101,8 @@ class App:
                 ssl=self._tls,
                 # A handshake is the client's to finish, as a head is.
                 ssl_handshake_timeout=timeouts.header,
-                ssl_shutdown_timeout=_CLOSED_WITHIN_S,
+                # To take the last bytes, which wait below TLS where nobody sees them.
+                ssl_shutdown_timeout=LAST_BYTES_WITHIN_MS / 1000,
             )
         else:
             opened = await loop.create_server(server, sock=sock, backlog=BACKLOG)
@@ -126,6 +131,7 @@ class App:
                 server.pre_shutdown()
                 await server.shutdown(_CLOSED_WITHIN_S)
         await self._client.close()
+        self._departures.close()
 
 
 @dataclass(slots=True)

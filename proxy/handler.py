@@ -157,9 +157,11 @@ class Serving:
         except ClientGone:
             self._note("client_gone", 499, "client_gone")
         except asyncio.CancelledError:
-            if self._cut:
+            if self._said_goodbye():
+                self._down.break_off()
+            elif self._cut:
                 self._end_with(Refusal("draining", "This server stopped.", retry_after=_DRAIN_RETRY_S))
-            elif not self._said_goodbye():
+            else:
                 self._note("client_gone", 499, "client_gone")
                 self._down.break_off()
             raise

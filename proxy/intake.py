@@ -21,7 +21,7 @@ from middlewares.exchange import Body, Unreadable, Upload
 from middlewares.faults import ClientFault, ClientGone
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
-from proxy.wire import split_target
+from proxy.wire import named_by_connection, split_target
 
 _JSON_ENDPOINTS = frozenset(
     {
@@ -57,7 +57,7 @@ def opens_websocket(request: web.BaseRequest) -> bool:
         and not request.body_exists
         and "Sec-WebSocket-Key" in headers
         and headers.get("Upgrade", "").strip().lower() == "websocket"
-        and any("upgrade" in line.lower() for line in headers.getall("Connection", ()))
+        and "upgrade" in named_by_connection(headers)
     )
 
 

@@ -1,16 +1,14 @@
-"""What the kernel knows of a connection and nobody else here: what the far end took, whether it left."""
+"""What the kernel knows of a connection and our buffers do not: what the far end took. And how to end one."""
 
 from __future__ import annotations
 
 import fcntl
-import select
 import socket
 import struct
 import sys
 import termios
 from array import array
 
-_LEFT = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
 _ACKNOWLEDGED_AT = 120
 """Of `tcpi_bytes_acked` in Linux's struct tcp_info (linux/tcp.h, since 4.1)."""
 LAST_BYTES_WITHIN_MS = 30_000
@@ -35,17 +33,6 @@ def bytes_taken(sock: socket.socket, buffered: int) -> int:
     queued = array("i", [0])
     fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, queued)
     return -(buffered + queued[0])
-
-
-def has_left(sock: socket.socket) -> bool:
-    """Whether the far end has closed or reset, though bytes of it may still wait to be read.
-
-    A socket that is not read tells nobody; this asks. Where bytes of the far end find no room here,
-    its FIN waits behind them and cannot be known.
-    """
-    poll = select.poll()
-    poll.register(sock.fileno(), _LEFT)
-    return any(event & _LEFT for _, event in poll.poll(0))
 
 
 def give_up_after(sock: socket.socket, milliseconds: int) -> None:

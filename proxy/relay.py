@@ -201,6 +201,10 @@ class Downstream:
             self.end()
         finally:
             self._connection.source = None
+        await self._taken(watch)
+
+    async def _taken(self, watch: Watch) -> None:
+        """Wait until the kernel has the last byte; until then the client may still be too slow."""
         watch.start("idle")
         async with watch.guard():
             await self._connection.emptied()
@@ -220,7 +224,7 @@ class Downstream:
         lines = [*headers, ("Connection", "Upgrade"), ("Upgrade", "websocket")]
         self._send(_head(reply.status, lines))
         connection.source = tunnel
-        watch.moved = connection.took_bytes
+        watch.moved = lambda: any([connection.took_bytes(), tunnel.took_bytes()])
         tunnel.listen_to(connection)
         connection.hand_to(FromClient(tunnel, count))
         try:
@@ -228,6 +232,9 @@ class Downstream:
             self.end()
         finally:
             connection.source = None
+        if connection.transport is not None:
+            give_up_after(connection.transport.get_extra_info("socket"), LAST_BYTES_WITHIN_MS)
+        await self._taken(watch)
 
     def fail(self, fault: Fault, dialect: Dialect) -> None:
         """After the head: tell the fault where that can be done, and break off.

@@ -21,7 +21,8 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from config.schema import ClientTimeouts
 from middlewares.exchange import ReplyBody
 from middlewares.faults import ClientFault, openai_error
-from proxy.kernel import bytes_taken, has_left
+from proxy.departures import Departures, Watched
+from proxy.kernel import bytes_taken
 from proxy.logs import Journal, Record
 from proxy.trailers import Trailers
 
@@ -36,8 +37,6 @@ _SETTINGS: dict[str, Any] = {
     "max_line_size": 16 * 1024,
     "read_bufsize": 2**16,
 }
-_LOOK_EVERY_S = 0.05
-"""How often a connection that is not read is asked whether its client is still there."""
 _HIGH_WATER = 64 * 1024
 """Bytes that may wait for a client in our own buffer before the answer's source is halted."""
 
@@ -61,37 +60,45 @@ class Connections:
         self._open -= 1
 
 
+class Shared(NamedTuple):
+    """What the connections of one listener share with those of others."""
+
+    journal: Journal
+    connections: Connections
+    departures: Departures
+
+
 class ClientConnection(RequestHandler):
     """A client's connection; passes its backpressure on to the body that it is being sent."""
 
     __slots__ = (
         "_connections",
+        "_departures",
         "_emptied",
         "_head_begun",
         "_head_by",
         "_head_timeout",
         "_journal",
-        "_look_again",
         "_taken",
         "_trailers",
+        "_unread",
         "source",
     )
 
-    def __init__(
-        self, server: Server, journal: Journal, timeouts: ClientTimeouts, connections: Connections
-    ) -> None:
+    def __init__(self, server: Server, shared: Shared, timeouts: ClientTimeouts) -> None:
         super().__init__(
             server, loop=asyncio.get_running_loop(), keepalive_timeout=timeouts.keepalive, **_SETTINGS
         )
         self.source: ReplyBody | None = None
         """The body whose pieces are written here, while there is one."""
-        self._journal = journal
-        self._connections = connections
+        self._journal = shared.journal
+        self._connections = shared.connections
+        self._departures = shared.departures
+        self._unread: Watched | None = None
         self._head_timeout = timeouts.header
         self._head_begun = False
         self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
-        self._look_again: asyncio.TimerHandle | None = None
         self._trailers = Trailers()
         self._taken = 0
 
@@ -148,26 +155,24 @@ class ClientConnection(RequestHandler):
     def _pause_transport_reading(self) -> None:
         """Reading stops for now; from here on only the kernel knows whether the client is there."""
         super()._pause_transport_reading()
-        if self._look_again is None:
-            self._look_again = self._loop.call_later(_LOOK_EVERY_S, self._look)
+        if self._unread is None and self.transport is not None and not self.transport.is_closing():
+            # A tunnel's client may have said all it has to say: what it said is still to be read.
+            half = self._payload_parser is None
+            sock = self.transport.get_extra_info("socket")
+            self._unread = self._departures.watch(sock, self._left, half=half)
 
     def _resume_transport_reading(self) -> None:
         self._look_no_more()
         super()._resume_transport_reading()
 
-    def _look(self) -> None:
-        self._look_again = None
-        if self.transport is None or self.transport.is_closing():
-            return
-        if has_left(self.transport.get_extra_info("socket")):
-            self.transport.abort()
-        else:
-            self._look_again = self._loop.call_later(_LOOK_EVERY_S, self._look)
-
     def _look_no_more(self) -> None:
-        if self._look_again is not None:
-            self._look_again.cancel()
-            self._look_again = None
+        if self._unread is not None:
+            self._departures.forget(self._unread)
+            self._unread = None
+
+    def _left(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept, unless there are as many as there may be."""
@@ -182,10 +187,10 @@ class ClientConnection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let whoever waits for the client wait no longer."""
+        self._look_no_more()
         super().connection_lost(exc)
         self._connections.leave()
         self._head_is_here()
-        self._look_no_more()
         self._stop_waiting()
 
     def data_received(self, data: bytes) -> None:
@@ -285,17 +290,14 @@ class _Refusal(NamedTuple):
 class Server(web.Server):
     """Makes `ClientConnection`s for one handler."""
 
-    def __init__(
-        self, handle: Handle, journal: Journal, timeouts: ClientTimeouts, connections: Connections
-    ) -> None:
+    def __init__(self, handle: Handle, shared: Shared, timeouts: ClientTimeouts) -> None:
         super().__init__(handle, request_factory=_request, handler_cancellation=True)
-        self._journal = journal
+        self._shared = shared
         self._timeouts = timeouts
-        self._counted = connections
 
     def __call__(self) -> RequestHandler:
         """A connection; unlike the original, a wrong setting is an error and not dropped."""
-        return ClientConnection(self, self._journal, self._timeouts, self._counted)
+        return ClientConnection(self, self._shared, self._timeouts)
 
 
 def _request(

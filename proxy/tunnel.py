@@ -15,6 +15,7 @@ import aiohttp
 from middlewares.exchange import Exchange, Sink
 from middlewares.faults import ClientGone, UpstreamFault
 from middlewares.frames import Frames
+from proxy.kernel import bytes_taken
 from proxy.pool import ProviderConnection, Source
 
 
@@ -41,6 +42,9 @@ class Tunnel:
         self._turn = asyncio.Event()
         connection.flushes = True
         connection.set_parser(self, None)
+        # Whoever has to wait before the answer may go on, nothing piles up meanwhile.
+        connection.pause_reading()
+        self._taken = 0
 
     @property
     def closing(self) -> bool:
@@ -50,6 +54,15 @@ class Tunnel:
     def listen_to(self, source: Source) -> None:
         """Have `source` paused while the provider takes nothing."""
         self._connection.source = source
+
+    def took_bytes(self) -> bool:
+        """Whether the provider took anything since this was asked last."""
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            return False
+        before = self._taken
+        self._taken = bytes_taken(transport.get_extra_info("socket"), transport.get_write_buffer_size())
+        return self._connection.writing_paused and self._taken > before
 
     def send(self, data: bytes) -> None:
         """Bytes of the client."""
@@ -85,6 +98,7 @@ class Tunnel:
         self._sink, self._halted = sink, False
         while self._held and not self._halted:
             sink(self._held.pop(0))
+        self._connection.resume_reading()
         async with self._watch.guard():
             while not (self._ended or self._halted or self._gone):
                 self._turn.clear()

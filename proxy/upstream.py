@@ -33,6 +33,7 @@ from proxy.wire import downward, upward_query
 
 _NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 _INVENTED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+_OF_A_BODY = ("Content-Length", "Content-Type", "Content-Encoding")
 _READ_BUFFER = 64 * 1024
 _MAX_HEAD_FIELD = 32 * 1024
 
@@ -133,7 +134,10 @@ class Upstream:
             )
         exchange.note_head()
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):
-            return Reply(response.status, _headers_down(response), _tunnel(exchange, response))
+            headers = _headers_down(response)
+            for name in _OF_A_BODY:
+                headers.popall(name, None)
+            return Reply(response.status, headers, _tunnel(exchange, response))
         _refuse_misplaced(exchange, response)
         reply = Reply(response.status, _headers_down(response), ResponseBody(response, exchange))
         return await ready(exchange, observed(exchange, reply))
@@ -284,6 +288,10 @@ def _as_unreachable(route: str) -> Iterator[None]:
     """Until the connection stands, whatever goes wrong is one thing: names, sockets, TLS, a proxy."""
     try:
         yield
+    except aiohttp.ClientHttpProxyError as error:
+        raise UpstreamFault(
+            "upstream_connect", f"The proxy of {route!r} refused the connection ({error.status})."
+        ) from error
     except (aiohttp.ClientError, OSError) as error:
         raise UpstreamFault("upstream_connect", f"No connection to the provider of {route!r}.") from error
 

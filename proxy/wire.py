@@ -68,7 +68,7 @@ def upward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> tuple[CIMultiDict
         raise ClientFault(
             "invalid_request", "Two Authorization headers were sent; send one.", param="authorization"
         )
-    named = _named_by_connection(headers)
+    named = named_by_connection(headers)
     up: CIMultiDict[str] = CIMultiDict()
     credentials: CIMultiDict[str] = CIMultiDict()
     spelling: dict[str, str] = {}
@@ -114,7 +114,7 @@ def downward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> CIMultiDict[str
 
     A value with a control character is left out: it could end the head that we write.
     """
-    named = _named_by_connection(headers)
+    named = named_by_connection(headers)
     down: CIMultiDict[str] = CIMultiDict()
     for (spelled, _), (known, value) in zip(raw, headers.items(), strict=True):
         name = spelled.decode("utf-8", "surrogateescape")
@@ -126,7 +126,8 @@ def downward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> CIMultiDict[str
     return down
 
 
-def _named_by_connection(headers: CIMultiDictProxy[str]) -> set[str]:
+def named_by_connection(headers: CIMultiDictProxy[str]) -> set[str]:
+    """What `Connection` names, in lower case."""
     lines = headers.getall("Connection", ())
     return {name.strip().lower() for line in lines for name in line.split(",")} if lines else set()
 

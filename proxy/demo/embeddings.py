@@ -12,15 +12,22 @@ import struct
 from typing import Any
 
 _DIMENSIONS = 64
-_MOST = 4096
+_MOST_DIMENSIONS = 4096
+_MOST_NUMBERS = 256 * 1024
+"""In one answer: inputs times dimensions."""
 
 
-def answer(model: str, body: dict[str, Any]) -> dict[str, Any]:
-    """One vector of length 1 for each input, as numbers or in base64 as the request asks."""
+def answer(model: str, body: dict[str, Any]) -> dict[str, Any] | None:
+    """One vector of length 1 for each input, as numbers or in base64 as the request asks.
+
+    None if that would be more numbers than a demo should make.
+    """
     given = body.get("input")
     inputs = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
     wanted = body.get("dimensions")
-    size = wanted if type(wanted) is int and 0 < wanted <= _MOST else _DIMENSIONS
+    size = wanted if type(wanted) is int and 0 < wanted <= _MOST_DIMENSIONS else _DIMENSIONS
+    if len(inputs) * size > _MOST_NUMBERS:
+        return None
     packed = body.get("encoding_format") == "base64"
     vectors = [_vector(_words(each), size) for each in inputs]
     tokens = sum(len(_words(each)) for each in inputs)

@@ -68,7 +68,10 @@ def _answer(exchange: Exchange) -> Reply:
     if model not in MODELS:
         return _error(path, f"The demo has no model {model!r}; it has echo and reasoner.", "model_not_found")
     if path == "/embeddings":
-        return _json(200, embeddings.answer(model, body))
+        answer = embeddings.answer(model, body)
+        if answer is None:
+            return _error(path, "The demo makes no more than 262144 numbers at a time.", "too_large", 400)
+        return _json(200, answer)
     if path == "/messages/count_tokens":
         return _json(200, {"input_tokens": len(last_text(body.get("messages")).split())})
     return _spoken(exchange, path, model, body)
@@ -111,11 +114,11 @@ def _json(status: int, value: dict[str, Any]) -> Reply:
     return reply
 
 
-def _error(path: str, message: str, code: str) -> Reply:
+def _error(path: str, message: str, code: str, status: int = 404) -> Reply:
     if path.startswith("/messages"):
         return _json(404, messages.error(message, "not_found_error"))
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-    return _json(404, {"error": error})
+    return _json(status, {"error": error})
 
 
 def _reply(status: int, kind: str, body: ReplyBody) -> Reply:

@@ -38,6 +38,8 @@ KIND = "proxy: write the URL of an HTTP proxy, such as http://proxy:3128"
         ("http://me:can@ary@proxy:3128", ENCODED),
         ("http://me:can ary@proxy:3128", ENCODED),
         ("http://me:canäry@proxy:3128", ENCODED),
+        ("http://a%3Ab:canary@proxy:3128", "proxy: a login is a user without a colon, and a password: "),
+        ("http://:canary@proxy:3128", "proxy: a login is a user without a colon, and a password: "),
         ("http://127.0.0.1:8080", "this proxy is the server's own address '127.0.0.1:8080': "),
     ],
 )
@@ -53,6 +55,14 @@ def test_a_proxy_that_cannot_be_used_is_told(text: str, message: str, tmp_path: 
 def test_a_proxy_is_an_endpoint_with_or_without_a_login() -> None:
     assert parse_proxy("http://proxy:3128") == Upstream("http", "proxy", 3128)
     assert parse_proxy("HTTP://me:p%40ss@[::1]:1/") == Upstream("http", "::1", 1)
+
+
+def test_certificates_that_no_listener_shows_are_a_warning(tmp_path: Path) -> None:
+    table = "version: 1\nserver:\n  tls: {cert: a, key: b}\nroutes:\n  demo: {upstream: demo}\n"
+
+    assert told(load_text(table, tmp_path)) == [
+        (3, 3, "no listener is https://, so that these certificates are shown to nobody")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import io
 from aiohttp import web
 
 from config.schema import ClientTimeouts
+from proxy.departures import Departures
 from proxy.logs import Journal
-from proxy.server import ClientConnection, Connections, Server
+from proxy.server import ClientConnection, Connections, Server, Shared
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
 
@@ -52,7 +53,7 @@ async def answer(request: web.BaseRequest) -> web.StreamResponse:
 def connection(limit: int | None = None) -> tuple[ClientConnection, FakeTransport]:
     journal = Journal(io.StringIO(), io.StringIO())
     connections = Connections(limit)
-    server = Server(answer, journal, ClientTimeouts(header=0.05), connections)
+    server = Server(answer, Shared(journal, connections, Departures()), ClientTimeouts(header=0.05))
     made = server()
     assert isinstance(made, ClientConnection)
     transport = FakeTransport()
