@@ -327,8 +327,11 @@ def _tunnel(exchange: Exchange, response: aiohttp.ClientResponse) -> Tunnel:
 
 def _refuse_misplaced(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
     """Neither what is no answer, nor framing we cannot read, nor a redirect of a body and of the key."""
-    coding = response.headers.get("Transfer-Encoding", "chunked").strip().lower()
-    if not 200 <= response.status <= 599 or coding != "chunked":
+    codings = [line.strip().lower() for line in response.headers.getall("Transfer-Encoding", ())]
+    # aiohttp's parser takes `Content-Length : 2`, and leaves the space in the name: we would not know the
+    # header for what it is, and would send it on beside a framing of our own.
+    spaced = any(" " in name for name in response.headers)
+    if not 200 <= response.status <= 599 or spaced or set(codings) - {"chunked"}:
         raise UpstreamFault(
             "upstream_protocol", f"The provider of {exchange.route!r} answered what is not HTTP."
         )
