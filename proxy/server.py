@@ -244,6 +244,13 @@ class ClientConnection(RequestHandler):
         self.transport.write((head + lines + "\r\n").encode() + answer.body)
         self.force_close()
 
+    def _process_keepalive(self) -> None:
+        """A connection on which a head is awaited or begun is not idle: that head has a clock of its own."""
+        if self._head_by is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+
     def _stop_waiting(self) -> None:
         if self._emptied is not None:
             self._emptied.set()

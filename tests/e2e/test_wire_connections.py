@@ -219,6 +219,27 @@ async def test_a_connection_without_a_request_is_closed_after_keepalive(tmp_path
     assert 0.6 < took < 5
 
 
+@pytest.mark.parametrize("served", [0, 1])
+async def test_a_head_that_was_begun_is_not_idle_and_has_its_own_time(tmp_path: Path, served: int) -> None:
+    """Keepalive would end the connection without a word, and the request with it."""
+    timeouts = {"header": "2s", "keepalive": "700ms"}
+    async with scene_with(tmp_path, server={"timeouts": timeouts}) as scene:
+        async with RawClient(scene.gate.port) as late, RawClient(scene.gate.port) as half:
+            for client in (late, half):
+                for _ in range(served):
+                    await client.send(PROBE)
+                    await read_answer(client)
+                await client.send(PROBE[:-2])
+            await asyncio.sleep(1)
+            await late.send(PROBE[-2:])
+            answered, _, _ = await read_answer(late)
+            status, headers, _ = await read_answer(half)
+            rest = await half.read_until_closed()
+
+    assert answered == 200
+    assert (status, header(headers, "x-tidegate-error"), rest) == (408, "client_timeout", b"")
+
+
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 async def test_sigterm_lets_an_upload_finish(tmp_path: Path, framing: str) -> None:
     """Both halves of it are read: the one that came before the signal, and the one after."""
