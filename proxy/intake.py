@@ -70,6 +70,7 @@ async def take_body(
     """
     if opens_websocket(request):
         return Taken(Handshake.parse(split_target(request.raw_path)[1]), None)
+    _refuse_codings(request)
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json")
     endpoint = request.method == "POST" and path in _JSON_ENDPOINTS
@@ -136,6 +137,17 @@ async def _noting(upload: Upload, pieces: AsyncIterator[bytes]) -> AsyncIterator
     except ClientFault as fault:
         upload.fault = fault
         raise
+
+
+def _refuse_codings(request: web.BaseRequest) -> None:
+    """A transfer coding under the chunks, `gzip, chunked`, would be sent on without a word of it."""
+    coding = request.headers.get("Transfer-Encoding", "chunked")
+    if coding.strip().lower() != "chunked":
+        raise ClientFault(
+            "invalid_request",
+            "A body in a Transfer-Encoding other than chunked cannot be read.",
+            param="transfer-encoding",
+        )
 
 
 def _welcome(request: web.BaseRequest) -> None:

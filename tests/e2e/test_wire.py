@@ -257,3 +257,15 @@ async def test_the_model_that_is_routed_by_is_the_model_that_goes_up(scene: Scen
 
         assert header(headers, "x-tidegate-route") == "up"
         assert json.loads(sent, object_pairs_hook=list) == [("model", "dear")]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/up/v1/files"])
+async def test_a_coding_under_the_chunks_is_refused_and_not_dropped(scene: Scene, path: str) -> None:
+    """The provider would take what is packed for the body itself."""
+    before = len(scene.upstream.seen)
+    line = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
+    status, headers, body = await scene.say(line.encode() + CHUNKS)
+
+    assert (status, header(headers, "x-tidegate-error")) == (400, "invalid_request")
+    assert json.loads(body)["error"]["param"] == "transfer-encoding"
+    assert scene.upstream.seen[before:] == []
