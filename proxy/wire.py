@@ -161,6 +161,8 @@ def read_target(method: str, raw: str) -> Target:
     The absolute form is accepted (RFC 9112, section 3.2.2) and its authority ignored. An encoded slash
     is allowed only in the name of a model that is asked about.
     """
+    if method == "TRACE":
+        raise ClientFault("invalid_request", "TRACE would show the provider's key to whoever asks.")
     path, query = split_target(raw)
     if not path.startswith("/") or _UNTRUSTED.search(path) or _has_dot_segment(path):
         raise ClientFault("invalid_request", "This path cannot be trusted and is not served.")

@@ -269,3 +269,12 @@ async def test_a_coding_under_the_chunks_is_refused_and_not_dropped(scene: Scene
     assert (status, header(headers, "x-tidegate-error")) == (400, "invalid_request")
     assert json.loads(body)["error"]["param"] == "transfer-encoding"
     assert scene.upstream.seen[before:] == []
+
+
+async def test_trace_is_refused(scene: Scene) -> None:
+    """A provider that answers it sends back the request as it came, with the key that we put there."""
+    before = len(scene.upstream.seen)
+    status, headers, _ = await scene.say(b"TRACE /up/v1/files HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert (status, header(headers, "x-tidegate-error")) == (400, "invalid_request")
+    assert scene.upstream.seen[before:] == []
