@@ -72,6 +72,7 @@ class ClientConnection(RequestHandler):
     """A client's connection; passes its backpressure on to the body that it is being sent."""
 
     __slots__ = (
+        "_body",
         "_connections",
         "_departures",
         "_emptied",
@@ -96,6 +97,7 @@ class ClientConnection(RequestHandler):
         self._departures = shared.departures
         self._unread: Watched | None = None
         self._head_timeout = timeouts.header
+        self._body: StreamReader | None = None
         self._head_begun = False
         self._head_by: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Event | None = None
@@ -196,22 +198,19 @@ class ClientConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes of the client; a head that was begun has to end in time."""
         requests = self._request_count
+        is_body = self._body is not None and not self._body.is_eof()
         super().data_received(data)
         new = self._request_count - requests
         self._trailers.feed(data, list(self._messages)[-new:] if new else ())
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._break_body()
         if self._request_count != requests:
+            self._body = self._messages[-1][1]
             self._head_is_here()
-        elif data and self._awaits_head():
+        elif not is_body and not self._upgraded and data.strip(b"\r\n"):
             self._head_begun = True
             if self._head_by is None:
                 self._expect_head()
-
-    def _awaits_head(self) -> bool:
-        """Bytes now belong to a head: no request is served, or about to be by a task just made."""
-        waits = self._waiter is not None or self._request_count == 0
-        return waits and self._current_request is None and not self._messages
 
     def _break_body(self) -> None:
         """What does not parse, while a body arrives, is that body: its reader would wait for ever."""
@@ -231,7 +230,11 @@ class ClientConnection(RequestHandler):
 
     def _give_up_on_head(self) -> None:
         self._head_by = None
-        if self.transport is None or self._current_request is not None:
+        if self.transport is None:
+            return
+        if self._waiter is None and self._request_count:
+            # The request before it is still served.
+            self._expect_head()
             return
         if not self._head_begun:
             # Opened ahead of need, and never used: nothing was asked, so nothing is answered.

@@ -240,6 +240,32 @@ async def test_a_head_that_was_begun_is_not_idle_and_has_its_own_time(tmp_path: 
     assert (status, header(headers, "x-tidegate-error"), rest) == (408, "client_timeout", b"")
 
 
+async def test_a_head_that_was_begun_while_another_request_is_served_has_its_own_time_too(
+    tmp_path: Path,
+) -> None:
+    release = asyncio.Event()
+
+    async def behave(seen: Seen, wire: Wire) -> None:
+        await release.wait()
+        await chat("the first")(seen, wire)
+
+    timeouts = {"header": "500ms", "keepalive": "60s"}
+    async with scene_with(tmp_path, server={"timeouts": timeouts}) as scene:
+        scene.upstream.behaviour = behave
+        async with RawClient(scene.gate.port) as client:
+            await client.send(post(CHAT, BODY))
+            await scene.upstream.wait_seen(1)
+            await client.send(PROBE[:-2])
+            # Twice as long as it has: what came first is answered first, and in peace.
+            await asyncio.sleep(1)
+            release.set()
+            first, _, body = await read_answer(client)
+            status, headers, _ = await read_answer(client)
+
+    assert (first, b"the first" in body) == (200, True)
+    assert (status, header(headers, "x-tidegate-error")) == (408, "client_timeout")
+
+
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 async def test_sigterm_lets_an_upload_finish(tmp_path: Path, framing: str) -> None:
     """Both halves of it are read: the one that came before the signal, and the one after."""
