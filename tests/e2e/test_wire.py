@@ -116,6 +116,11 @@ TAKEN = {
     "an upgrade to HTTP/2": request(
         LENGTH, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"
     ),
+    "hop-by-hop headers that Connection does not name": request(
+        LENGTH,
+        *(b"%b: canary" % name for name in (b"Upgrade", b"HTTP2-Settings", b"Keep-Alive", b"TE", b"Trailer")),
+        *(b"%b: canary" % name for name in (b"Proxy-Connection", b"Proxy-Authenticate", b"Cookie2")),
+    ),
     "the absolute form": request(LENGTH, line=b"POST http://canary.test/v1/chat/completions HTTP/1.1"),
     "an expectation nobody knows": request(LENGTH, b"Expect: canary"),
     "no name in Connection": request(LENGTH, b"Connection: , ,"),
