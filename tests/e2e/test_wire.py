@@ -103,6 +103,16 @@ async def test_what_is_not_plainly_one_request_is_400_and_ends_the_connection(
     assert (entry["status"], entry["outcome"]) == (400, "proxy_error")
 
 
+@pytest.mark.parametrize("line", [b"X-Secret: canary\x01", b"X Secret: canary", b"canary"])
+async def test_nothing_of_a_broken_head_is_told_or_logged(scene: Scene, line: bytes) -> None:
+    """A text that does not look like a key may be one all the same, and is not recognised in the log."""
+    status, _, body = await scene.say(request(LENGTH, line))
+
+    assert status == 400
+    assert b"canary" not in body
+    assert "canary" not in "\n".join(scene.gate.stdout + scene.gate.stderr)
+
+
 TAKEN = {
     "chunks": chunked(CHUNKS),
     "chunks one byte each": chunked(b"".join(b"1\r\n%c\r\n" % byte for byte in TEXT) + b"0\r\n\r\n"),
