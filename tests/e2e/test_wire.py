@@ -273,6 +273,11 @@ async def test_the_model_that_is_routed_by_is_the_model_that_goes_up(scene: Scen
         assert header(headers, "x-tidegate-route") == "up"
         assert json.loads(sent, object_pairs_hook=list) == [("model", "dear")]
 
+        await scene.say(post("/raw" + CHAT, twice))
+        sent = scene.upstream.seen[-1].body
+
+        assert json.loads(sent, object_pairs_hook=list) == [("model", "up/dear")]
+
 
 @pytest.mark.parametrize("path", [CHAT, "/up/v1/files"])
 async def test_a_coding_under_the_chunks_is_refused_and_not_dropped(scene: Scene, path: str) -> None:
