@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -240,3 +241,32 @@ async def test_where_nothing_is_observed_the_client_chooses_its_encoding(
     await scene.say(f"GET /up/v1/files/1 HTTP/1.1\r\nHost: x\r\n{field}\r\n".encode())
 
     assert scene.upstream.seen[-1].header("accept-encoding") == offered
+
+
+async def test_nothing_is_added_to_an_event_that_was_cut(scene: Scene) -> None:
+    """Told behind it, our error would be taken for the rest of its line."""
+    first = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}}]}\n\n'
+    half = b'data: {"choices": [{"index": 0, "del'
+    passed_on = asyncio.Event()
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, {"Content-Type": "text/event-stream"})
+        await wire.chunk(first + half)
+        await passed_on.wait()
+        wire.close()
+
+    scene.upstream.behaviour = behave
+    # Not `up`, where `usage` holds back what is no whole event.
+    async with RawClient(scene.gate.port) as client:
+        await client.send(post("/raw" + CHAT, {"model": "x", "stream": True}))
+        _, headers = await client.read_head()
+        received = b""
+        with pytest.raises(EOFError):
+            async for _, piece in client.read_chunks():
+                received += piece
+                if received.endswith(half):
+                    passed_on.set()
+    entry = await scene.gate.log_entry(headers)
+
+    assert received == first + half
+    assert (entry["outcome"], entry["error"]) == ("cut", "upstream_cut")
