@@ -16,21 +16,11 @@ def judge_transport(table: Table, routes: dict[str, Route], report: Report, base
     """Report what is wrong; `base` is the table's folder, None when files are not to be looked at."""
     if base is not None:
         _listener_files(table, report, base)
-    _shown_to_nobody(table, report)
     for name, route in routes.items():
         if ("routes", name, "upstream") not in report.broken:
             _tls(name, route, report, base)
         if route.proxy is not None:
             _proxy(("routes", name, "proxy"), route, report)
-
-
-def _shown_to_nobody(table: Table, report: Report) -> None:
-    server, place = table.server, ("server", "tls")
-    addresses = [*server.listen, server.admin]
-    readable = report.usable(("server", "listen")) and report.usable(("server", "admin"))
-    if server.tls is not None and readable and not any(a and a.kind in ("tls", "systemd") for a in addresses):
-        message = "no listener is https://, so that these certificates are shown to nobody"
-        report.add(report.mark(place), "warning", "tls-unused", message)
 
 
 def _listener_files(table: Table, report: Report, base: Path) -> None:

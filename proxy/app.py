@@ -22,6 +22,7 @@ from middlewares.clocks import Timer
 from proxy import __version__
 from proxy.departures import Departures
 from proxy.handler import Handler, Serving
+from proxy.handshakes import tell_of_failures
 from proxy.kernel import LAST_BYTES_WITHIN_MS
 from proxy.listeners import BACKLOG, name_of, open_socket
 from proxy.listing import ModelList
@@ -43,12 +44,14 @@ class App:
         self.timer: Timer = asyncio.get_running_loop()
         self.journal = journal
         self.draining = False
-        self.models = ModelList(self.timer)
+        self.models = ModelList(self.timer, journal)
         self._client = Client()
         self._departures = Departures()
         self.table: RouteTable = compile_table(table, secrets, self._client, self.timer)
         tls = table.server.tls
         self._tls = None if tls is None else listener_context(tls, secrets.base)
+        if self._tls is not None:
+            tell_of_failures(self._tls, journal)
         self._in_flight: set[Serving] = set()
         self._idle = asyncio.Event()
         self._idle.set()

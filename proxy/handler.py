@@ -23,7 +23,7 @@ from middlewares.multipart import Form
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.intake import take_body
-from proxy.logs import Journal, Record
+from proxy.logs import Journal, Record, where
 from proxy.relay import Downstream, Headers, error_answer
 from proxy.router import Choice, Named
 from proxy.server import ClientConnection
@@ -305,7 +305,7 @@ class Serving:
 
     def _report(self, error: Exception) -> None:
         name = type(error).__name__
-        self._service.journal.error("unforeseen", id=self.record.id, exception=name, where=_where(error))
+        self._service.journal.error("unforeseen", id=self.record.id, exception=name, where=where(error))
 
     def _note(self, outcome: Outcome, status: int, error: str) -> None:
         self.record.outcome, self.record.status, self.record.error = outcome, status, error
@@ -352,14 +352,3 @@ def _told(changes: dict[str, tuple[str, str]]) -> str:
 
 def _plain(name: str) -> bool:
     return name.isascii() and name.isprintable()
-
-
-def _where(error: BaseException) -> str:
-    """File and line of an unforeseen error; its text may quote what must not be logged."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    if traceback is None:
-        return ""
-    code = traceback.tb_frame.f_code
-    return f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} in {code.co_name}"

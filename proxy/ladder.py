@@ -28,6 +28,8 @@ class Route:
 
     name: str
     chain: Handler
+    asking: Handler
+    """The same without its slots: asking for the models takes nobody's place."""
     clocks: Clocks
     usable: Callable[[], bool]
     listed: tuple[str, ...] | None

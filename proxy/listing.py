@@ -21,6 +21,7 @@ from middlewares.exchange import Exchange, Inbound
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode
 from proxy.ladder import Route
+from proxy.logs import Journal, where
 from proxy.table import OWN_AGENT, RouteTable
 
 _PATIENCE = Clocks(connect=2.0, total=2.0)
@@ -48,8 +49,9 @@ class _Known:
 class ModelList:
     """What the upstreams said they have; one for the process."""
 
-    def __init__(self, timer: Timer) -> None:
+    def __init__(self, timer: Timer, journal: Journal) -> None:
         self._timer = timer
+        self._journal = journal
         self._known: dict[str, _Known] = {}
 
     async def answer(self, table: RouteTable, wanted: str) -> tuple[int, bytes]:
@@ -68,11 +70,16 @@ class ModelList:
 
     async def _all(self, table: RouteTable) -> list[dict[str, Any]]:
         routes = [route for route in table.routes.values() if route.usable()]
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._listed(route)) for route in routes]
+        # One route whose middleware fails must not take the others' models along.
+        asked = await asyncio.gather(*(self._listed(route) for route in routes), return_exceptions=True)
         models = [_model(name, "tidegate") for name in table.names]
-        for route, task in zip(routes, asked, strict=True):
-            models += [{**model, "id": f"{route.name}/{model['id']}"} for model in task.result()]
+        for route, said in zip(routes, asked, strict=True):
+            if isinstance(said, BaseException):
+                self._journal.error(
+                    "unforeseen", route=route.name, exception=type(said).__name__, where=where(said)
+                )
+            else:
+                models += [{**model, "id": f"{route.name}/{model['id']}"} for model in said]
         return models
 
     async def _listed(self, route: Route) -> tuple[dict[str, Any], ...]:
@@ -97,7 +104,7 @@ async def _ask(route: Route, timer: Timer) -> tuple[dict[str, Any], ...] | None:
         watch.start("total")
         try:
             async with watch.guard():
-                reply = await route.chain(exchange)
+                reply = await route.asking(exchange)
                 pieces, ended = await read_up_to(_READ_AT_MOST, reply.body)
         except Fault:
             return None

@@ -173,3 +173,14 @@ def _in_short(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDi
 
 def _serialize(event: EventDict, **_: Any) -> str:
     return msgspec.json.encode(event).decode()
+
+
+def where(error: BaseException) -> str:
+    """File and line of an unforeseen error; its text may quote what must not be logged."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return ""
+    code = traceback.tb_frame.f_code
+    return f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno} in {code.co_name}"

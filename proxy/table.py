@@ -17,6 +17,7 @@ from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
 from middlewares.chain import compile_chain
 from middlewares.clocks import Clocks, Timer
+from middlewares.concurrency import Concurrency
 from middlewares.exchange import Deps, Handler, Middleware
 from middlewares.key import Key
 from middlewares.registry import make
@@ -71,6 +72,7 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
     return Route(
         name=name,
         chain=_chain(made, innermost),
+        asking=_chain([m for m in made if not isinstance(m, Concurrency)], innermost),
         clocks=_clocks(made, Clocks()),
         usable=_all_available(keys),
         listed=_listed(route),

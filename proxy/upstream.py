@@ -130,7 +130,7 @@ class Upstream:
         exchange.stack.callback(response.close)
         if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._way.by_proxy:
             raise UpstreamFault(
-                "upstream_connect", f"The proxy of {exchange.route!r} refused the connection."
+                "upstream_connect", f"The proxy of {exchange.route!r} refused the connection (407)."
             )
         exchange.note_head()
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):

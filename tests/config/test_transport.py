@@ -57,14 +57,6 @@ def test_a_proxy_is_an_endpoint_with_or_without_a_login() -> None:
     assert parse_proxy("HTTP://me:p%40ss@[::1]:1/") == Upstream("http", "::1", 1)
 
 
-def test_certificates_that_no_listener_shows_are_a_warning(tmp_path: Path) -> None:
-    table = "version: 1\nserver:\n  tls: {cert: a, key: b}\nroutes:\n  demo: {upstream: demo}\n"
-
-    assert told(load_text(table, tmp_path)) == [
-        (3, 3, "no listener is https://, so that these certificates are shown to nobody")
-    ]
-
-
 @pytest.mark.parametrize(
     ("route", "at", "message"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from anthropic import AsyncAnthropic, NotFoundError
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, BadRequestError
 from openai import NotFoundError as OpenAINotFound
 
 from tests.support.process import Tidegate, write_table
@@ -105,6 +105,11 @@ async def test_embeddings_are_near_when_the_words_are(openai: AsyncOpenAI) -> No
     assert one == same
     assert sum(a * b for a, b in zip(one, other, strict=True)) < 0.7
     assert packed.usage.total_tokens == 9
+
+
+async def test_the_demo_makes_no_answer_of_any_size(openai: AsyncOpenAI) -> None:
+    with pytest.raises(BadRequestError, match="no more than 262144 numbers"):
+        await openai.embeddings.create(model="demo/echo", input=["x"] * 8000, dimensions=4096)
 
 
 async def test_tokens_are_counted_before_they_are_asked_for(anthropic: AsyncAnthropic) -> None:

@@ -163,3 +163,33 @@ async def test_models_of_all_usable_routes_are_listed_and_an_explicit_only_route
     assert len(first.seen) == 1
     assert first.seen[0].header("authorization") == f"Bearer {KEYS['FIRST_KEY']}"
     assert private.seen == []
+
+
+async def test_asking_for_models_takes_no_slot_and_one_faulty_route_spoils_no_list(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "class Faulty:\n"
+        "    def __init__(self, options, deps): pass\n"
+        "    async def __call__(self, exchange, call_next):\n"
+        "        return exchange.fields.value('model')\n"
+    )
+    listed = {"object": "list", "data": [{"id": "one", "object": "model"}]}
+    async with ScriptedUpstream(silent()) as upstream, ScriptedUpstream(answer(200, listed)) as other:
+        slots = {"concurrency": {"limit": 1}}
+        routes = {
+            "busy": {"upstream": upstream.url, "middlewares": ["prefix_rewrite", slots]},
+            "faulty": {"upstream": other.url, "middlewares": ["faulty:Faulty"]},
+        }
+        gate = Tidegate(write_table(tmp_path, routes), env={"PYTHONPATH": str(tmp_path)})
+        async with gate, RawClient(gate.port) as call, RawClient(gate.port) as client:
+            await call.send(post("/v1/chat/completions", {"model": "busy/x", "messages": []}))
+            await upstream.wait_seen(1)
+            upstream.behaviour = answer(200, listed)
+            await client.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+            status, _ = await client.read_head()
+            models = [model["id"] for model in json.loads(await client.read_body())["data"]]
+            (told,) = gate.events("unforeseen")
+            # What the harness looks for at the end is what this test is about.
+            gate.stderr[:] = [line for line in gate.stderr if '"unforeseen"' not in line]
+
+    assert (status, models) == (200, ["busy/one"])
+    assert told["route"] == "faulty" and told["where"] == "faulty.py:4 in __call__"

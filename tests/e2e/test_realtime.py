@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,27 +14,17 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
-from tests.support.process import Tidegate, write_table
+from tests.support.process import Tidegate
 from tests.support.raw import RawClient, header
-from tests.support.realtime import RealtimeProvider, echo
+from tests.support.realtime import (
+    KEY,
+    RealtimeProvider,
+    echo,
+    handshake,
+    realtime_table,
+    serving,
+)
 from tests.support.upstream import ScriptedUpstream, Seen, Wire, chat
-
-KEY = "canary-of-the-realtime-route"
-
-
-def table(folder: Path, url: str, **clocks: str) -> Path:
-    chain: list[Any] = ["prefix_rewrite", {"key": {"env": "UP_KEY"}}, {"timeout": clocks}]
-    routes = {
-        "up": {"upstream": url, "middlewares": chain},
-        "other": {"upstream": url + "/other", "middlewares": chain},
-    }
-    return write_table(folder, routes, models={"talk": "up/gpt-realtime"}, default_route="up")
-
-
-@asynccontextmanager
-async def serving(folder: Path, provider: RealtimeProvider, **clocks: str) -> AsyncIterator[Tidegate]:
-    async with provider, Tidegate(table(folder, provider.url, **clocks), env={"UP_KEY": KEY}) as gate:
-        yield gate
 
 
 @asynccontextmanager
@@ -246,7 +235,7 @@ async def test_a_switch_that_nobody_asked_for_is_no_answer(tmp_path: Path) -> No
     requests = (b"POST /v1/realtime HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", handshake())
     for request in requests:
         async with ScriptedUpstream(behave) as upstream:
-            async with Tidegate(table(tmp_path, upstream.url), env={"UP_KEY": KEY}) as gate:
+            async with Tidegate(realtime_table(tmp_path, upstream.url), env={"UP_KEY": KEY}) as gate:
                 async with RawClient(gate.port) as client:
                     await client.send(request)
                     status, headers = await client.read_head()
@@ -261,7 +250,7 @@ async def test_a_request_with_a_body_that_speaks_of_an_upgrade_is_an_ordinary_on
         f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     async with ScriptedUpstream(chat("well")) as upstream:
-        async with Tidegate(table(tmp_path, upstream.url), env={"UP_KEY": KEY}) as gate:
+        async with Tidegate(realtime_table(tmp_path, upstream.url), env={"UP_KEY": KEY}) as gate:
             async with RawClient(gate.port) as client:
                 await client.send(head.encode() + body)
                 status, headers = await client.read_head()
@@ -271,91 +260,6 @@ async def test_a_request_with_a_body_that_speaks_of_an_upgrade_is_an_ordinary_on
     assert status == 200 and b"well" in answer
     assert header(headers, "connection") == "close"
     assert upstream.seen[0].header("Upgrade") is None
-
-
-async def test_bytes_pass_as_they_are_however_they_are_cut(tmp_path: Path) -> None:
-    """Frames that no implementation would write: nobody here may read more of them than where they end."""
-    chance = random.Random(20261122)
-    up, down = chance.randbytes(300_000), chance.randbytes(300_000)
-
-    async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
-            + down[:7]
-        )
-        for start in range(7, len(down), 9973):
-            writer.write(down[start : start + 9973])
-            await writer.drain()
-        received.append(await reader.readexactly(len(up)))
-        writer.close()
-
-    received: list[bytes] = []
-    listener = await asyncio.start_server(provider, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
-    async with listener, Tidegate(table(tmp_path, url), env={"UP_KEY": KEY}) as gate:
-        async with RawClient(gate.port) as client:
-            # The first bytes come before the answer to the handshake: they wait for it.
-            await client.send(handshake() + up[:100])
-            await client.read_head()
-            for start in range(100, len(up), 7919):
-                await client.send(up[start : start + 7919])
-            got = await client.read_until_closed()
-
-    assert got == down
-    assert received == [up]
-
-
-async def test_a_side_that_takes_nothing_halts_the_other_and_memory_stays_small(tmp_path: Path) -> None:
-    stalled = asyncio.Event()
-    release = asyncio.Event()
-
-    async def flood(socket: web.WebSocketResponse) -> None:
-        for _ in range(200):
-            try:
-                await asyncio.wait_for(socket.send_bytes(b"x" * 500_000), timeout=1.0)
-            except TimeoutError:
-                stalled.set()
-                await release.wait()
-                return
-
-    async with serving(tmp_path, RealtimeProvider(flood)) as gate:
-        async with RawClient(gate.port, receive_buffer=4096) as client:
-            before = resident(gate)
-            await client.send(handshake())
-            await client.read_head()
-            async with asyncio.timeout(20):
-                await stalled.wait()
-            grown = resident(gate) - before
-            release.set()
-
-    assert grown < 4 << 20, f"{grown / (1 << 20):.1f} MiB"
-
-
-async def test_a_provider_that_takes_nothing_halts_the_client_and_memory_stays_small(tmp_path: Path) -> None:
-    release = asyncio.Event()
-
-    async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-        await release.wait()
-        writer.close()
-
-    listener = await asyncio.start_server(provider, "127.0.0.1", 0, limit=4096)
-    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
-    async with listener, Tidegate(table(tmp_path, url), env={"UP_KEY": KEY}) as gate:
-        async with RawClient(gate.port) as client:
-            await client.send(handshake())
-            await client.read_head()
-            before = resident(gate)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(3):
-                    for _ in range(200):
-                        await client.send(b"\x82\x7e\xff\xff" + b"x" * 65_535)
-            grown = resident(gate) - before
-            release.set()
-
-    assert grown < 4 << 20, f"{grown / (1 << 20):.1f} MiB"
 
 
 async def test_idle_counts_bytes_of_either_side_and_total_ends_it(tmp_path: Path) -> None:
@@ -405,23 +309,3 @@ async def test_sigterm_lets_a_conversation_finish(tmp_path: Path) -> None:
         code = await gate.wait()
 
     assert code == 0
-
-
-def handshake(path: str = "/v1/realtime?model=up/gpt-realtime") -> bytes:
-    lines = (
-        f"GET {path} HTTP/1.1",
-        "Host: x",
-        "Upgrade: websocket",
-        "Connection: keep-alive, Upgrade",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "",
-        "",
-    )
-    return "\r\n".join(lines).encode()
-
-
-def resident(gate: Tidegate) -> int:
-    """Bytes of memory that the process holds at this moment."""
-    pages = int(Path(f"/proc/{gate.process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import ssl
@@ -150,6 +151,9 @@ async def test_a_proxy_that_refuses_is_no_connection(tmp_path: Path, scheme: str
         route = {"upstream": f"{scheme}://provider.test/v1", "proxy": f"http://127.0.0.1:{proxy.port}"}
         async with Tidegate(write_table(tmp_path, {"up": route})) as gate:
             assert await asked(gate) == (502, "upstream_connect")
+            told = await gate.wait_event("fault")
+
+    assert told["message"] == "The proxy of 'up' refused the connection (407)."
 
 
 async def test_a_proxy_that_is_not_there_is_no_connection(tmp_path: Path) -> None:
@@ -208,7 +212,10 @@ async def test_a_listener_with_client_ca_admits_only_clients_that_it_signed(
             except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
                 refused += 1
 
+        told = await gate.wait_event("tls_handshake_failed")
+
     assert (status, refused) == (200, 2)
+    assert told["level"] == "warning" and "CERTIFICATE" in told["reason"]
 
 
 def flooded(folder: Path, certificate: Certificate, upstream: str) -> Path:
@@ -279,6 +286,44 @@ def dawdle(port: int, certificate: Certificate) -> bytes:
                 if time.monotonic() - began < 3.0:
                     time.sleep(0.02)
     return last
+
+
+async def test_the_last_bytes_over_tls_wait_for_a_client_that_pauses(
+    tmp_path: Path, certificate: Certificate
+) -> None:
+    """The answer ends with its connection, and most of it waits below TLS when that is closed."""
+    body = os.urandom(900_000)
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, {"Content-Type": "application/octet-stream", "Content-Length": str(len(body))})
+        await wire.chunk(body)
+        await wire.finish()
+
+    request = FLOOD.replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nConnection: close\r\n", 1)
+    async with ScriptedUpstream(behave) as upstream:
+        routes = {"up": {"upstream": upstream.url, "middlewares": ["prefix_rewrite"]}}
+        files = {"cert": str(certificate.cert), "key": str(certificate.key)}
+        table = write_table(tmp_path, routes, server={"listen": ["https://127.0.0.1:0"], "tls": files})
+        async with Tidegate(table) as gate:
+            port, loop = gate.port, asyncio.get_running_loop()
+            got = await loop.run_in_executor(None, pause, port, certificate, request)
+
+    assert got.partition(b"\r\n\r\n")[2] == body
+
+
+def pause(port: int, certificate: Certificate, request: bytes) -> bytes:
+    """Ask, look away for three seconds, and read to the end."""
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plain.settimeout(10)
+        plain.connect(("127.0.0.1", port))
+        with certificate.client_context().wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(request)
+            time.sleep(3)
+            pieces = []
+            while piece := client.recv(65536):
+                pieces.append(piece)
+    return b"".join(pieces)
 
 
 async def test_what_is_no_tls_on_a_tls_listener_harms_nobody(

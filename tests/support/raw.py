@@ -59,7 +59,9 @@ class RawClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.transport.abort()
+        transport = self._writer.transport
+        if not transport.is_closing() or transport.get_write_buffer_size():
+            transport.abort()  # one that is closed already would stumble over it
         await asyncio.gather(self._writer.wait_closed(), return_exceptions=True)
 
     async def send(self, data: bytes) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import WSMsgType, web
+
+from tests.support.process import Tidegate, write_table
+
+KEY = "canary-of-the-realtime-route"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 Talk = Callable[[web.WebSocketResponse], Awaitable[None]]
 
@@ -62,3 +69,38 @@ class RealtimeProvider:
         finally:
             self.closed.put_nowait(socket.close_code)
         return socket
+
+
+def realtime_table(folder: Path, url: str, **clocks: str) -> Path:
+    """Two routes to one provider, an alias and a default."""
+    chain: list[Any] = ["prefix_rewrite", {"key": {"env": "UP_KEY"}}, {"timeout": clocks}]
+    routes = {
+        "up": {"upstream": url, "middlewares": chain},
+        "other": {"upstream": url + "/other", "middlewares": chain},
+    }
+    return write_table(folder, routes, models={"talk": "up/gpt-realtime"}, default_route="up")
+
+
+@asynccontextmanager
+async def serving(folder: Path, provider: RealtimeProvider, **clocks: str) -> AsyncIterator[Tidegate]:
+    """A provider, and a real process in front of it."""
+    async with (
+        provider,
+        Tidegate(realtime_table(folder, provider.url, **clocks), env={"UP_KEY": KEY}) as gate,
+    ):
+        yield gate
+
+
+def handshake(path: str = "/v1/realtime?model=up/gpt-realtime") -> bytes:
+    """The opening request of a WebSocket."""
+    lines = (
+        f"GET {path} HTTP/1.1",
+        "Host: x",
+        "Upgrade: websocket",
+        "Connection: keep-alive, Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "",
+        "",
+    )
+    return "\r\n".join(lines).encode()
