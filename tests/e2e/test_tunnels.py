@@ -144,22 +144,29 @@ async def sipping(
 ) -> AsyncIterator[tuple[Tidegate, bytearray, asyncio.Event]]:
     """A provider that takes 64 KiB at a time; what it took, and when it had come to the end."""
     taken, ended = bytearray(), asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
 
     async def provider(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         await reader.readuntil(b"\r\n\r\n")
         writer.write(SWITCHED)
         with suppress(ConnectionError):
             while data := await reader.read(65_536):
                 taken.extend(data)
                 await asyncio.sleep(pause)
-        writer.close()
+        writer.transport.abort()
         ended.set()
 
     listener = await asyncio.start_server(provider, "127.0.0.1", 0, limit=65_536)
     listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/v1"
-    async with listener, Tidegate(realtime_table(folder, url, **clocks), env={"UP_KEY": KEY}) as gate:
-        yield gate, taken, ended
+    async with listener:
+        async with Tidegate(realtime_table(folder, url, **clocks), env={"UP_KEY": KEY}) as gate:
+            yield gate, taken, ended
+        async with asyncio.timeout(20):
+            while not ended.is_set():
+                writers[0].transport.abort()
+                await asyncio.sleep(0.1)
 
 
 async def test_idle_does_not_run_while_the_provider_takes_bytes_however_slowly(tmp_path: Path) -> None:
