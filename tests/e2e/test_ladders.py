@@ -187,7 +187,7 @@ async def test_asking_for_models_takes_no_slot_and_one_faulty_route_spoils_no_li
             await client.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
             status, _ = await client.read_head()
             models = [model["id"] for model in json.loads(await client.read_body())["data"]]
-            (told,) = gate.events("unforeseen")
+            told = await gate.wait_event("unforeseen")
             # What the harness looks for at the end is what this test is about.
             gate.stderr[:] = [line for line in gate.stderr if '"unforeseen"' not in line]
 
