@@ -1,8 +1,9 @@
 """What is held back until an answer may be committed, and whether it came to its end.
 
-A reply leaves the chain only when it is worth sending: a stream with its first whole event, any other
-answer with its first byte. Until then a failure is an error that can still be told as one. An error
-as a stream's first event is promoted to the status that it names.
+A reply leaves the chain only when it is worth sending, by default a stream with its first whole event
+and any other answer with its first byte; a route's `stream` can have it sooner or later. Until then a
+failure is an error that can still be told as one, and that a retry or a ladder may mend. An error
+event among what is held back is promoted to the status that it names.
 
 The body that `ready` returns keeps the clocks of the rest of the answer, feeds its observers, and
 raises `upstream_cut` at the end of a stream that never said that it was complete.
@@ -10,18 +11,17 @@ raises `upstream_cut` at the end of a stream that never said that it was complet
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import ExitStack
 
 from multidict import CIMultiDict
 
 from middlewares.bodies import FixedBody
-from middlewares.exchange import Exchange, Reply, ReplyBody, Sink
+from middlewares.exchange import Commit, CommitAt, Exchange, Reply, ReplyBody, Sink
 from middlewares.faults import UpstreamFault
 from middlewares.observation import EventTap, Observation, decode
 
 _OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
-_HELD_AT_MOST = 8 * 1024 * 1024
-"""Bytes that are held back while no event ends; past that the answer commits."""
 _OBSERVED_AT_MOST = 1024 * 1024
 """Bytes of a plain answer that are kept to be observed; a larger one is only relayed."""
 
@@ -32,10 +32,13 @@ async def ready(exchange: Exchange, reply: Reply) -> Reply:
     reply.body = body
     if reply.events is None:
         exchange.watch.stop("first_token")
+    if exchange.commit.at == "headers":
+        reply.eager = True
+        return reply
     with ExitStack() as undo:
         # At once, and not with the exchange: another attempt may follow.
         undo.callback(body.close)
-        await body.hold()
+        await body.hold(exchange.commit)
         undo.pop_all()
     promoted = _promoted(reply.events)
     if promoted is not None:
@@ -49,11 +52,11 @@ async def ready(exchange: Exchange, reply: Reply) -> Reply:
 
 
 def _promoted(events: EventTap | None) -> Reply | None:
-    """The error that a stream opened with, as an answer of its own."""
-    first = events.first if events is not None and events.opened_with_error else None
-    if first is None or first.data is None:
+    """The error among the events that are held back, as an answer of its own."""
+    told = events.error if events is not None else None
+    if told is None or told.data is None:
         return None
-    value = decode(first.data)
+    value = decode(told.data)
     if not value:
         return None  # an error in words only: there is no body to give it
     if value.get("type") == "response.failed":
@@ -62,8 +65,8 @@ def _promoted(events: EventTap | None) -> Reply | None:
     named = [error.get("code"), error.get("status")] if isinstance(error, dict) else []
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
-    headers = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(first.data))})
-    return Reply(status, headers, FixedBody(first.data))
+    headers = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(told.data))})
+    return Reply(status, headers, FixedBody(told.data))
 
 
 class ObservedBody:
@@ -86,7 +89,7 @@ class ObservedBody:
         self._reply = reply
         self._inner: ReplyBody = reply.body
         self._events = reply.events
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
         self._ended = False
         self._halted = False
         self._size = 0
@@ -99,7 +102,7 @@ class ObservedBody:
         """Only of what was observed, and of all of it."""
         return self._events is not None and self._events.between_events and not self._held
 
-    async def hold(self) -> None:
+    async def hold(self, commit: Commit) -> None:
         """Keep what arrives until the answer may be committed."""
         size = 0
 
@@ -108,16 +111,28 @@ class ObservedBody:
             self._held.append(chunk)
             self._observe(chunk)
             size += len(chunk)
-            if self._events is None or self._events.events or size > _HELD_AT_MOST:
+            if size > commit.hold or self._may_go(commit.at):
                 self._inner.halt()
 
         await self._pump(keep)
+        if commit.at == "complete" and len(self._held) > 1:
+            # It may be very many small pieces, and they all go out together.
+            self._held = deque([b"".join(self._held)])
+
+    def _may_go(self, at: CommitAt) -> bool:
+        events = self._events
+        if events is None:
+            return at != "complete"
+        if at == "first_event":
+            return events.events > 0
+        # Nothing is sent yet: an error need not become a part of the answer.
+        return events.error is not None or (at == "first_token" and events.seen.content)
 
     async def pump(self, sink: Sink) -> bool:
         """What was held, then the rest as it arrives."""
         self._halted = False
         while self._held:
-            sink(self._held.pop(0))
+            sink(self._held.popleft())
             if self._halted:
                 return False
         if self._ended:

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from config.secrets import SecretStore
@@ -102,11 +103,30 @@ class ReplyBody(Protocol):
         """Let go of the source at once; what was not read is lost."""
 
 
+CommitAt = Literal["headers", "first_event", "first_token", "complete"]
+
+
+class Commit(Struct, frozen=True):
+    """When an answer is committed: `hold` in bytes bounds what is held back until then.
+
+    `keepalive` is after how many seconds without a byte the client of a stream gets a comment.
+    """
+
+    at: CommitAt = "first_event"
+    hold: int = 8 * 1024**2
+    keepalive: float | None = None
+
+
+FIRST_EVENT = Commit()
+"""What holds where a route says nothing."""
+
+
 @dataclass(slots=True)
 class Reply:
     """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
+    `eager` has the head sent by itself, before any of the body is here.
     """
 
     status: int
@@ -115,6 +135,7 @@ class Reply:
     events: EventTap | None = None
     seen: Observation | None = None
     taps: list[Tap] = field(default_factory=list)
+    eager: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,18 @@ class Rung:
     model: str | None = None
 
 
+class Snapshot(NamedTuple):
+    """What of an exchange goes upstream."""
+
+    headers: CIMultiDict[str]
+    body: Body
+    query: str
+
+
+def _copied(body: Body) -> Body:
+    return body.copy() if isinstance(body, Envelope | Form | Handshake) else body
+
+
 @dataclass(slots=True)
 class Exchange:
     """One run of a chain: of the top level's, around the ladder, or of one route's.
@@ -133,7 +166,8 @@ class Exchange:
     the one of them that the answer is about.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
-    so. `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
+    so. `commit` is the route's, `more_rungs` whether another route would be tried after this one.
+    `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
     `counts_usage` has the answer's tokens logged. `head_at` and `content_at` are times of
     `time.perf_counter`, for the log: the event loop's clock is too coarse for it.
     """
@@ -149,6 +183,8 @@ class Exchange:
     rungs: tuple[Rung, ...] = ()
     runs: list[Exchange] = field(default_factory=list)
     told: Exchange | None = None
+    commit: Commit = FIRST_EVENT
+    more_rungs: bool = False
     counts_usage: bool = False
     encoded: bytes | None = None
     attempts: int = 0
@@ -199,12 +235,20 @@ class Exchange:
             route=route,
             headers=self.headers.copy(),
             credentials=self.credentials,
-            body=self.body.copy() if isinstance(self.body, Envelope | Form | Handshake) else self.body,
+            body=_copied(self.body),
             query=self.query,
             watch=watch,
             stack=stack,
             encoded=self.encoded,
         )
+
+    def snapshot(self) -> Snapshot:
+        """What goes upstream, as it is now: another attempt may begin from it."""
+        return Snapshot(self.headers.copy(), _copied(self.body), self.query)
+
+    def restore(self, before: Snapshot) -> None:
+        """Have it as it was; the snapshot stays good for another time."""
+        self.headers, self.body, self.query = before.headers.copy(), _copied(before.body), before.query
 
     def begin_attempt(self) -> None:
         """Another call on this route; all clocks but `total` start anew."""

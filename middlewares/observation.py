@@ -226,7 +226,7 @@ class Observation:
 class EventTap:
     """Feeds a stream's bytes to an `Observation`; `on_content` is called once, at the first content."""
 
-    __slots__ = ("_on_content", "_scanner", "events", "first", "opened_with_error", "seen")
+    __slots__ = ("_on_content", "_scanner", "error", "events", "first", "seen")
 
     def __init__(self, dialect: Dialect, on_content: Callable[[], None]) -> None:
         self._scanner = Scanner()
@@ -234,12 +234,18 @@ class EventTap:
         self.seen = Observation(dialect)
         self.events = 0
         self.first: Event | None = None
-        self.opened_with_error = False
+        self.error: Event | None = None
+        """The event that told of an error."""
 
     @property
     def between_events(self) -> bool:
         """True when what was fed so far ends with an event, or a comment, and not inside one."""
         return self._scanner.between_events
+
+    @property
+    def opened_with_error(self) -> bool:
+        """Whether the first event was one."""
+        return self.error is not None and self.error is self.first
 
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes of the stream."""
@@ -247,8 +253,8 @@ class EventTap:
             self.events += 1
             had_content = self.seen.content
             self.seen.read_event(event)
-            if self.first is None:
-                self.first = event
-                self.opened_with_error = self.seen.error is not None
+            self.first = self.first or event
+            if self.error is None and self.seen.error is not None:
+                self.error = event
             if self.seen.content and not had_content:
                 self._on_content()

@@ -18,6 +18,7 @@ from middlewares import (
     key,
     params,
     prefix_rewrite,
+    stream,
     third_party,
     timeout,
     token_floor,
@@ -31,7 +32,6 @@ PLANNED = frozenset(
         "client_keys",
         "rate_limit",
         "retry",
-        "stream",
     }
 )
 """In the contract, and not in this version: naming one is an error, never ignored."""
@@ -81,6 +81,10 @@ BUILT_IN: dict[str, Registered] = {
     "concurrency": Registered(
         Entry(concurrency.Options, summary="exchanges in flight on the route, and a queue for more"),
         concurrency.Concurrency,
+    ),
+    "stream": Registered(
+        Entry(stream.Options, summary="when an answer is committed; comments that keep a client patient"),
+        stream.Stream,
     ),
     "usage": Registered(
         Entry(usage.Options, summary="tokens in the log; asks streams for them"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from middlewares.bodies import FixedBody, HeldBody, read_up_to
 from middlewares.clocks import Clocks, Timer, Watch
-from middlewares.exchange import Exchange, Handler, Reply, Rung
+from middlewares.exchange import Commit, Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode
 
@@ -31,6 +31,7 @@ class Route:
     asking: Handler
     """The same without its slots: asking for the models takes nobody's place."""
     clocks: Clocks
+    commit: Commit
     usable: Callable[[], bool]
     listed: tuple[str, ...] | None
     """The models that `/v1/models` shows; None: ask the upstream."""
@@ -84,6 +85,8 @@ class Ladder:
         stack = AsyncExitStack()
         stack.callback(watch.close)
         run = exchange.fork(rung.route, watch, stack)
+        run.commit = route.commit
+        run.more_rungs = rung is not exchange.rungs[-1]
         if rung.model is not None:
             run.rename_model(rung.model)
         exchange.runs.append(run)

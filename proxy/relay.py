@@ -195,6 +195,8 @@ class Downstream:
         self._connection.source = body
         watch.moved = self._connection.took_bytes
         try:
+            if reply.eager:
+                self.start(reply.status, headers)
             await body.pump(send)
             if not self.started:
                 self.start(reply.status, headers)

@@ -18,9 +18,10 @@ from config.secrets import SecretStore
 from middlewares.chain import compile_chain
 from middlewares.clocks import Clocks, Timer
 from middlewares.concurrency import Concurrency
-from middlewares.exchange import Deps, Handler, Middleware
+from middlewares.exchange import FIRST_EVENT, Deps, Handler, Middleware
 from middlewares.key import Key
 from middlewares.registry import make
+from middlewares.stream import Stream
 from middlewares.timeout import Timeout
 from proxy import __version__
 from proxy.demo.model import DemoModel
@@ -74,6 +75,7 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
         chain=_chain(made, innermost),
         asking=_chain([m for m in made if not isinstance(m, Concurrency)], innermost),
         clocks=_clocks(made, Clocks()),
+        commit=next((m.commit for m in made if isinstance(m, Stream)), FIRST_EVENT),
         usable=_all_available(keys),
         listed=_listed(route),
     )
@@ -108,8 +110,8 @@ def _made(uses: tuple[MiddlewareUse, ...], deps: Deps) -> list[Middleware]:
 
 
 def _chain(made: list[Middleware], innermost: Handler) -> Handler:
-    # Clocks run from the chain's beginning (`proxy.ladder`), so that link has nothing to do.
-    return compile_chain([m for m in made if not isinstance(m, Timeout)], innermost)
+    # What only declares has been read already; as a link it has nothing to do.
+    return compile_chain([m for m in made if not isinstance(m, Timeout | Stream)], innermost)
 
 
 def _clocks(made: list[Middleware], without: Clocks) -> Clocks:
