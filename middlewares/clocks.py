@@ -72,6 +72,16 @@ class Watch:
             elif due < self._wakes_at:
                 self._sleep_until(due)
 
+    def left(self, clock: Clock) -> float | None:
+        """Seconds until `clock` fires, None while it does not run."""
+        due = self._due.get(clock)
+        return None if due is None else due - self._timer.time()
+
+    @property
+    def fired(self) -> bool:
+        """Whether a clock has just run out, and the cancellation that is seen now is its doing."""
+        return self._fired is not None
+
     def stop(self, *clocks: Clock) -> None:
         """These have done their work."""
         for clock in clocks:

@@ -26,6 +26,7 @@ from middlewares.faults import ClientFault, Outcome
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
+from middlewares.waits import RETRY_AFTER_MAX_S
 
 Sink = Callable[[bytes], None]
 
@@ -166,7 +167,8 @@ class Exchange:
     the one of them that the answer is about.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
-    so. `commit` is the route's, `more_rungs` whether another route would be tried after this one.
+    so. `commit` is the route's, `more_rungs` whether another route would be tried after this one,
+    `failure` why this one was given up, `client_stalled` whether `idle` ran out on the client's side.
     `encoded` is a compressed body as it came. `attempts` counts the calls made on this route;
     `counts_usage` has the answer's tokens logged. `head_at` and `content_at` are times of
     `time.perf_counter`, for the log: the event loop's clock is too coarse for it.
@@ -185,6 +187,8 @@ class Exchange:
     told: Exchange | None = None
     commit: Commit = FIRST_EVENT
     more_rungs: bool = False
+    failure: str | None = None
+    client_stalled: bool = False
     counts_usage: bool = False
     encoded: bytes | None = None
     attempts: int = 0
@@ -287,10 +291,11 @@ class Deps:
     """What a middleware is made with besides its options.
 
     `route` and `host` are empty at the top level, `host` also for the embedded demo; `own_agent` is
-    the User-Agent that is ours.
+    the User-Agent that is ours; `retry_after_max` is the route's, in seconds.
     """
 
     route: str
     host: str
     secrets: SecretStore
     own_agent: str
+    retry_after_max: float = RETRY_AFTER_MAX_S

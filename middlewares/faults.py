@@ -68,6 +68,8 @@ class Fault(Exception):
         self.message = message
         self.param = None if param is None else str(param)  # it may be a subclass that JSON refuses
         self.retry_after = retry_after
+        self.spent = False
+        """Whether it was tried as often as it may be: a client that tries on would only multiply that."""
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -75,7 +77,7 @@ class Fault(Exception):
         lines = [("x-tidegate-error", self.code)]
         if self.retry_after is not None:
             lines.append(("Retry-After", str(self.retry_after)))
-        if self.status == 504:
+        if self.status == 504 or self.spent:
             lines.append(("x-should-retry", "false"))
         return lines
 

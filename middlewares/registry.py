@@ -13,11 +13,13 @@ from msgspec import Struct
 
 from config.catalog import Catalog, Entry, foreign
 from middlewares import (
+    breaker,
     concurrency,
     headers,
     key,
     params,
     prefix_rewrite,
+    retry_options,
     stream,
     third_party,
     timeout,
@@ -28,10 +30,8 @@ from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
     {
-        "breaker",
         "client_keys",
         "rate_limit",
-        "retry",
     }
 )
 """In the contract, and not in this version: naming one is an error, never ignored."""
@@ -42,6 +42,13 @@ class Registered(Struct, frozen=True):
 
     entry: Entry
     make: Callable[[Any, Deps], Middleware]
+
+
+def _retry(options: Any, deps: Deps) -> Middleware:
+    # Late: it brings an HTTP library along, and reading a table needs none.
+    from middlewares.retry import Retry  # noqa: PLC0415
+
+    return Retry(options, deps)
 
 
 BUILT_IN: dict[str, Registered] = {
@@ -77,6 +84,14 @@ BUILT_IN: dict[str, Registered] = {
     "params": Registered(
         Entry(params.Options, repeatable=True, summary="edits of a JSON body's top-level fields"),
         params.Params,
+    ),
+    "retry": Registered(
+        Entry(retry_options.Options, summary="the same route again, before anything has reached the client"),
+        _retry,
+    ),
+    "breaker": Registered(
+        Entry(breaker.Options, summary="leaves a provider alone that fails again and again"),
+        breaker.Breaker,
     ),
     "concurrency": Registered(
         Entry(concurrency.Options, summary="exchanges in flight on the route, and a queue for more"),

@@ -17,7 +17,7 @@ from aiohttp import web
 from middlewares.clocks import Timer, Watch
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
-from middlewares.faults import ClientFault, ClientGone, Fault, Outcome, Refusal, UpstreamFault
+from middlewares.faults import ClientFault, ClientGone, Fault, Outcome, Refusal, TimeoutFault, UpstreamFault
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import dialect_of
@@ -279,6 +279,8 @@ class Serving:
     def _end_with(self, fault: Fault) -> None:
         """Tell the client, in the way that is still open."""
         self._note(fault.outcome, fault.status, fault.code)
+        if (run := self._told_run()) is not None and isinstance(fault, TimeoutFault):
+            run.client_stalled = fault.clock == "idle" and self._down.stalled
         if not isinstance(fault, ClientFault):
             self._explain(fault)
         try:

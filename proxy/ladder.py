@@ -60,14 +60,19 @@ class Ladder:
                 if failed is None:
                     return outcome
                 outcome = failed
+            run = exchange.runs[-1]
+            run.failure = str(outcome.status) if isinstance(outcome, Reply) else outcome.code
             if not isinstance(outcome, Reply) or isinstance(outcome.body, FixedBody):
                 # Whatever the rung holds, connections and slots, is free before the next one begins.
-                await exchange.runs[-1].stack.aclose()
+                await run.stack.aclose()
             first = first or outcome
         exchange.told = exchange.runs[0]
+        # Everybody was asked: a client that asks again would only have it all done again.
         if isinstance(first, Reply):
+            first.headers["x-should-retry"] = "false"
             return first
         assert first is not None
+        first.spent = True
         raise first
 
     async def _try(self, exchange: Exchange, rung: Rung) -> Reply | Fault:

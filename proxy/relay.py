@@ -85,6 +85,11 @@ class Downstream:
         return self.status != 0
 
     @property
+    def stalled(self) -> bool:
+        """Whether the client takes nothing at the moment."""
+        return self._connection.writing_paused
+
+    @property
     def result(self) -> Written:
         """What the server is to be given."""
         return Written(keep=self._keep and self.ended)

@@ -23,6 +23,7 @@ from middlewares.key import Key
 from middlewares.registry import make
 from middlewares.stream import Stream
 from middlewares.timeout import Timeout
+from middlewares.waits import RETRY_AFTER_MAX_S
 from proxy import __version__
 from proxy.demo.model import DemoModel
 from proxy.ladder import Ladder, Route
@@ -65,7 +66,9 @@ def compile_table(table: schema.Table, secrets: SecretStore, client: Client, tim
 
 def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client) -> Route:
     host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
-    made = _made(route.middlewares, Deps(name, host, secrets, OWN_AGENT))
+    retries = (use.options for use in route.middlewares if use.name == "retry")
+    longest = next((options.retry_after_max for options in retries), RETRY_AFTER_MAX_S)
+    made = _made(route.middlewares, Deps(name, host, secrets, OWN_AGENT, longest))
     innermost: Handler = (
         DemoModel() if route.upstream == "demo" else Upstream(client, way_to(route, secrets.base))
     )
