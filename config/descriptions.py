@@ -87,6 +87,25 @@ TABLE: dict[str, dict[str, str]] = {
         "idle": "Between two bytes of the answer.",
         "total": "From entering the route to the last byte.",
     },
+    "retry": {
+        "attempts": "Calls in all, the first included.",
+        "when": "What is worth another call; a clock that ran out and a final 4xx never are.",
+        "backoff": "How long to wait where the provider does not say: anything up to a bound that doubles.",
+        "retry_after_max": "A provider that asks for a longer wait is not waited for.",
+    },
+    "Backoff": {
+        "initial": "The bound of the first wait.",
+        "max": "The bound of every wait.",
+    },
+    "breaker": {
+        "failures": "So many in a row open it.",
+        "cooldown": "How long it stays open before one request is let through.",
+    },
+    "stream": {
+        "commit": "When the answer's first byte is sent: headers, first_event, first_token or complete.",
+        "keepalive": "After how long without a byte a stream's client gets a comment.",
+        "hold": "The most that is held back; past it the answer is committed.",
+    },
     "concurrency": {
         "limit": "Exchanges in flight on the route at one time, each held to its last byte.",
         "queue": "How many more may wait; the next one is 429 queue_full.",

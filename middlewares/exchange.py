@@ -163,8 +163,8 @@ def _copied(body: Body) -> Body:
 class Exchange:
     """One run of a chain: of the top level's, around the ladder, or of one route's.
 
-    At the top level `rungs` are what the router chose, `runs` the routes' exchanges so far, and `told`
-    the one of them that the answer is about.
+    At the top level `rungs` are what the router chose, `runs` the routes' exchanges so far, `told` the
+    one of them that the answer is about, and `patience` has comments sent to a client that waits.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
     so. `commit` is the route's, `more_rungs` whether another route would be tried after this one,
@@ -186,6 +186,7 @@ class Exchange:
     runs: list[Exchange] = field(default_factory=list)
     told: Exchange | None = None
     commit: Commit = FIRST_EVENT
+    patience: Callable[[float], None] | None = None
     more_rungs: bool = False
     failure: str | None = None
     client_stalled: bool = False

@@ -42,15 +42,16 @@ class Retry:
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """The last reply, or raises the last fault."""
         policy = _Policy(self._options, exchange, self._chance)
+        calls = _Calls(exchange, call_next, policy)
         client = RetryClient(
-            client_session=cast("Any", _Calls(exchange, call_next, policy)),
+            client_session=cast("Any", calls),
             logger=cast("Any", _Nobody()),
             retry_options=policy,
         )
         try:
             answered = cast("_Answered", await client.request(exchange.inbound.method, ""))
         except _Again as last:
-            last.fault.spent = True
+            last.fault.spent = calls.made > 1
             raise last.fault from last.fault.__cause__
         reply = answered.reply
         if answered.spent:
@@ -88,13 +89,13 @@ class _Calls:
         self._call_next = call_next
         self._policy = policy
         self._before = exchange.snapshot()
-        self._made = 0
+        self.made = 0
 
     async def request(self, method: str, _url: str, **_options: object) -> _Answered:
         exchange, outer = self._exchange, self._exchange.stack
-        if self._made:
+        if self.made:
             exchange.restore(self._before)
-        self._made += 1
+        self.made += 1
         # What an attempt holds, it holds to the end of the exchange or until the next one begins.
         stack = AsyncExitStack()
         outer.push_async_callback(stack.aclose)
@@ -103,13 +104,13 @@ class _Calls:
             reply = await self._call_next(exchange)
         except UpstreamFault as fault:
             await stack.aclose()
-            if self._policy.may_repeat(fault, self._made):
+            if self._policy.may_repeat(fault, self.made):
                 raise _Again(fault) from fault
             raise
         finally:
             exchange.stack = outer
         answered = _Answered(reply, method, stack)
-        answered.spent = self._made > 1 and self._policy.is_cause(reply.status)
+        answered.spent = self.made > 1 and self._policy.is_cause(reply.status)
         return answered
 
 

@@ -171,6 +171,7 @@ class Serving:
             self._end_with(Refusal("internal_error", "Something went wrong here; see the log."))
         finally:
             self._task = None
+            self._down.rest()
             self._finish()
 
     def _said_goodbye(self) -> bool:
@@ -206,6 +207,7 @@ class Serving:
         )
         self._exchange = exchange
         exchange.rungs = self._choose(target, provider, body).rungs
+        exchange.patience = self._keep_patient
         self.record.stream = exchange.streaming
         self._reply = reply = await self._table.chain(exchange)
         run = exchange.told or exchange
@@ -213,7 +215,10 @@ class Serving:
         if isinstance(reply.body, Tunnel):
             await self._down.tunnel(reply, reply.body, lines, run.watch, self._count)
         else:
-            await self._down.relay(reply, lines, run.watch)
+            await self._down.relay(reply, lines, run.watch, dialect_of(self._path))
+
+    def _keep_patient(self, every: float) -> None:
+        self._down.keep_patient(every, [("x-tidegate-id", self.record.id)], self._service.timer)
 
     def _provider(self) -> str | None:
         named = self._request.headers.getall("x-tidegate-provider", ())

@@ -94,6 +94,8 @@ class Ladder:
         run.more_rungs = rung is not exchange.rungs[-1]
         if rung.model is not None:
             run.rename_model(rung.model)
+        if route.commit.keepalive is not None and exchange.streaming and exchange.patience is not None:
+            exchange.patience(route.commit.keepalive)
         exchange.runs.append(run)
         exchange.told = run
         # Once more at the very end: relaying an answer whose rung is over starts its clock again.

@@ -17,16 +17,19 @@ import msgspec
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from middlewares.clocks import Watch
+from middlewares.bodies import read_up_to
+from middlewares.clocks import Timer, Watch
 from middlewares.exchange import Reply
-from middlewares.faults import ClientGone, Fault, anthropic_error, openai_error
-from middlewares.observation import Dialect
+from middlewares.faults import ClientGone, Fault, UpstreamFault, anthropic_error, openai_error
+from middlewares.observation import Dialect, decode
 from proxy.kernel import LAST_BYTES_WITHIN_MS, close_with_reset, give_up_after
+from proxy.patience import PING, Patience
 from proxy.server import ClientConnection
 from proxy.tunnel import FromClient, Tunnel
 
 Headers = Iterable[tuple[str, str]]
 
+_TOLD_AT_MOST = 64 * 1024
 _BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JSON = "application/json"
@@ -60,6 +63,8 @@ class Downstream:
         "_framed",
         "_head_only",
         "_keep",
+        "_patience",
+        "_pinged",
         "_reply",
         "_request",
         "bytes_out",
@@ -75,6 +80,8 @@ class Downstream:
         self._keep = request.keep_alive
         self._framed = True
         self._reply: Reply | None = None
+        self._patience: Patience | None = None
+        self._pinged = False
         self.ended = False
         self.status = 0
         self.bytes_out = 0
@@ -93,6 +100,37 @@ class Downstream:
     def result(self) -> Written:
         """What the server is to be given."""
         return Written(keep=self._keep and self.ended)
+
+    def keep_patient(self, every: float, headers: Headers, timer: Timer) -> None:
+        """Send a comment whenever nothing was sent for `every` seconds, and the head of a stream before it.
+
+        It commits to a stream, and to nobody who would answer it.
+        """
+        self.rest()
+
+        def ping() -> None:
+            try:
+                self._ping(headers)
+            except ClientGone:
+                self.rest()
+
+        self._patience = Patience(every, timer, ping)
+
+    def rest(self) -> None:
+        """Nothing is sent by itself any more."""
+        if self._patience is not None:
+            self._patience.stop()
+            self._patience = None
+
+    def _ping(self, headers: Headers) -> None:
+        if self.ended or self.stalled:
+            return
+        if not self.started:
+            self._pinged = True
+            stream = [("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no"), *headers]
+            self.start(200, stream, PING)
+        elif self._reply is None or self._reply.body.between_events:
+            self.write(PING)
 
     def close_after(self) -> None:
         """Do not keep the connection after this answer."""
@@ -132,6 +170,7 @@ class Downstream:
 
     def end(self) -> None:
         """Say that the answer is complete."""
+        self.rest()
         self.ended = True
         if self._chunked:
             self._send(b"0\r\n\r\n")
@@ -157,7 +196,9 @@ class Downstream:
 
     def _may_tell(self) -> bool:
         reply = self._reply
-        if reply is None or reply.seen is None or not reply.body.between_events:
+        if reply is None:
+            return self._pinged
+        if reply.seen is None or not reply.body.between_events:
             return False
         return reply.seen.error is None
 
@@ -183,9 +224,19 @@ class Downstream:
         if transport is None or transport.is_closing():
             raise ClientGone
         transport.write(data)
+        if self._patience is not None:
+            self._patience.moved()
 
-    async def relay(self, reply: Reply, headers: Headers, watch: Watch) -> None:
-        """Send `reply` as it arrives, under its run's clocks. Raises the Fault that its body ends with."""
+    async def relay(self, reply: Reply, headers: Headers, watch: Watch, dialect: Dialect) -> None:
+        """Send `reply` as it arrives, under its run's clocks. Raises the Fault that its body ends with.
+
+        Where comments have made a stream of the answer already, what is none is told as an error in it.
+        """
+        if self._pinged and (reply.status >= 400 or reply.events is None):
+            pieces, _ = await read_up_to(_TOLD_AT_MOST, reply.body)
+            self.write(answer_event(reply.status, b"".join(pieces), dialect))
+            self.break_off()
+            return
         body = reply.body
         self._reply = reply
 
@@ -200,7 +251,7 @@ class Downstream:
         self._connection.source = body
         watch.moved = self._connection.took_bytes
         try:
-            if reply.eager:
+            if reply.eager and not self.started:
                 self.start(reply.status, headers)
             await body.pump(send)
             if not self.started:
@@ -280,6 +331,17 @@ def error_event(fault: Fault, dialect: Dialect) -> bytes:
         told = {"type": "error", "code": fault.code, "message": fault.message, "param": None, **shape}
         return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
     return b"data: " + msgspec.json.encode(shape) + b"\n\n"
+
+
+def answer_event(status: int, body: bytes, dialect: Dialect) -> bytes:
+    """An answer that is no stream as the one event that ends one: its own error where it has one."""
+    error = decode(body).get("error")
+    if error is None:
+        said = f"The provider answered {status} with what is no stream."
+        return error_event(UpstreamFault("upstream_protocol", said), dialect)
+    if dialect in ("messages", "responses"):
+        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
+    return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
 def _head(status: int, lines: Headers) -> bytes:

@@ -17,7 +17,6 @@ from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
 from middlewares.chain import compile_chain
 from middlewares.clocks import Clocks, Timer
-from middlewares.concurrency import Concurrency
 from middlewares.exchange import FIRST_EVENT, Deps, Handler, Middleware
 from middlewares.key import Key
 from middlewares.registry import make
@@ -31,6 +30,8 @@ from proxy.router import Router
 from proxy.upstream import Client, Upstream
 from proxy.ways import way_to
 
+_STATEFUL = frozenset({"breaker", "concurrency", "retry"})
+"""To ask for the models is no exchange: it takes no slot, proves nothing and is not repeated."""
 OWN_AGENT = f"tidegate/{__version__}"
 
 
@@ -73,10 +74,11 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
         DemoModel() if route.upstream == "demo" else Upstream(client, way_to(route, secrets.base))
     )
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
+    asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in _STATEFUL]
     return Route(
         name=name,
         chain=_chain(made, innermost),
-        asking=_chain([m for m in made if not isinstance(m, Concurrency)], innermost),
+        asking=_chain(asking, innermost),
         clocks=_clocks(made, Clocks()),
         commit=next((m.commit for m in made if isinstance(m, Stream)), FIRST_EVENT),
         usable=_all_available(keys),

@@ -34,6 +34,9 @@ SMALLEST: dict[str, dict[str, object]] = {
     "usage": {},
     "params": {"drop": ["temperature"]},
     "concurrency": {"limit": 1},
+    "retry": {},
+    "breaker": {},
+    "stream": {},
 }
 """The least that each must be given."""
 
@@ -71,6 +74,9 @@ def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
         "usage": None,
         "params": None,
         "concurrency": None,
+        "retry": None,
+        "breaker": None,
+        "stream": None,
     }
 
 
