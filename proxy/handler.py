@@ -299,6 +299,18 @@ class Serving:
     def _told_run(self) -> Exchange | None:
         return self._exchange.told if self._exchange is not None else None
 
+    def _explain_rungs(self) -> None:
+        """What became of the routes that were tried before, or besides, the one that the answer is about."""
+        for run in self._exchange.runs if self._exchange is not None else ():
+            if run.failure is not None:
+                self._service.journal.warning(
+                    "rung_failed",
+                    id=self.record.id,
+                    route=run.route,
+                    failure=run.failure,
+                    attempts=run.attempts,
+                )
+
     def _explain(self, fault: Fault) -> None:
         """What the operator may know and the client may not: what the network said."""
         cause = fault.__cause__ if isinstance(fault, UpstreamFault) else None
@@ -318,6 +330,7 @@ class Serving:
         self.record.outcome, self.record.status, self.record.error = outcome, status, error
 
     def _finish(self) -> None:
+        self._explain_rungs()
         record, began, reply = self.record, self._began, self._reply
         record.duration_ms = (perf_counter() - began) * 1000
         record.bytes_out = self._down.bytes_out
