@@ -124,7 +124,9 @@ class Breaker:
             if exchange.watch.fired:
                 circuit.failed()
             raise
-        if reply.status >= 500:
+        if reply.refuses_content:
+            pass  # as a 4xx: a provider that judges is well
+        elif reply.status >= 500:
             circuit.failed()
         elif reply.status == 429:
             await self._judge_limit(reply)

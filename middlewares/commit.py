@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from middlewares.bodies import FixedBody
 from middlewares.exchange import Commit, CommitAt, Exchange, Reply, ReplyBody, Sink
 from middlewares.faults import UpstreamFault
-from middlewares.observation import EventTap, Observation, decode
+from middlewares.observation import EventTap, Observation, decode, refuses_content
 
 _OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
 _OBSERVED_AT_MOST = 1024 * 1024
@@ -66,7 +66,7 @@ def _promoted(events: EventTap | None) -> Reply | None:
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
     headers = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(told.data))})
-    return Reply(status, headers, FixedBody(told.data))
+    return Reply(status, headers, FixedBody(told.data), refuses_content=refuses_content(value))
 
 
 class ObservedBody:

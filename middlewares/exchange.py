@@ -127,7 +127,8 @@ class Reply:
     """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
-    `eager` has the head sent by itself, before any of the body is here.
+    `eager` has the head sent by itself, before any of the body is here. `refuses_content`: an error
+    inside a stream that its provider's policy gave, which has no status of its own.
     """
 
     status: int
@@ -137,6 +138,7 @@ class Reply:
     seen: Observation | None = None
     taps: list[Tap] = field(default_factory=list)
     eager: bool = False
+    refuses_content: bool = False
 
 
 @dataclass(frozen=True, slots=True)

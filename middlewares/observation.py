@@ -30,6 +30,8 @@ _ENDS = ("message_stop", *_RESPONSE_ENDS)
 _SPENT = ("completion_tokens_details", "output_tokens_details")
 _READ = ("prompt_tokens_details", "input_tokens_details")
 _OUT_OF_BUDGET = ("length", "max_tokens", "max_output_tokens")
+_REFUSES_CONTENT = frozenset({"content_policy_violation", "content_filter", "moderation_blocked"})
+"""Codes or types of errors; of OpenAI, of Azure and Moonshot, and of OpenAI's images."""
 _DECODE = msgspec.json.Decoder()
 
 
@@ -45,6 +47,14 @@ def decode(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def refuses_content(value: dict[str, Any]) -> bool:
+    """Whether an error says that its policy forbids the content: whatever its status, the answer is no."""
+    error = _object(value.get("error"))
+    return any(
+        isinstance(said, str) and said in _REFUSES_CONTENT for said in (error.get("code"), error.get("type"))
+    )
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -110,7 +110,7 @@ class _Calls:
         finally:
             exchange.stack = outer
         answered = _Answered(reply, method, stack)
-        answered.spent = self.made > 1 and self._policy.is_cause(reply.status)
+        answered.spent = self.made > 1 and self._policy.is_cause(reply)
         return answered
 
 
@@ -134,8 +134,11 @@ class _Policy(RetryOptionsBase):
         self._calls = 0
         self._wait = 0.0
 
-    def is_cause(self, status: int) -> bool:
-        """Whether an answer with this status may be tried again."""
+    def is_cause(self, reply: Reply) -> bool:
+        """Whether an answer like this may be tried again."""
+        status = reply.status
+        if reply.refuses_content:
+            return False
         if status == 429:
             return "rate_limited" in self._options.when
         return status >= 500 and status not in _NEVER and "server_error" in self._options.when
@@ -149,7 +152,7 @@ class _Policy(RetryOptionsBase):
     async def _is_final(self, answered: _Answered) -> bool:
         """aiohttp-retry's question about an answer; False has it ask again after `get_timeout`."""
         self._calls += 1
-        if not self.is_cause(answered.status):
+        if not self.is_cause(answered.reply):
             return True
         asked = asked_to_wait(answered.reply.headers)
         self._wait = self._backoff(self._calls) if asked is None else asked

@@ -15,7 +15,7 @@ from middlewares.bodies import FixedBody, HeldBody, read_up_to
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.exchange import Commit, Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
-from middlewares.observation import decode
+from middlewares.observation import decode, refuses_content
 
 _MOVES_ON = frozenset({401, 402, 408, 429})
 _MOVES_ON_CODES = frozenset({"context_length_exceeded", "model_not_found"})
@@ -118,7 +118,10 @@ async def _read_failure(reply: Reply) -> Reply | Fault | None:
 
 
 def _moves_on(status: int, body: bytes) -> bool:
+    value = decode(body)
+    if refuses_content(value):
+        return False
     if status in _MOVES_ON or status >= 500:
         return True
-    error = decode(body).get("error")
+    error = value.get("error")
     return isinstance(error, dict) and error.get("code") in _MOVES_ON_CODES

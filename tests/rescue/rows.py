@@ -215,6 +215,11 @@ ROWS = [
     both("context length exceeded", first(TOO_LONG), Answer("b", _AT_ONCE)),
     both("a content policy refusal", first(POLICY), Error(400, "content_policy_violation", "a", (1, 0, 0))),
     both(
+        "a content policy refusal as the first event of a 200",
+        first(faults.opens_with("content_policy_violation")),
+        Error(502, "content_policy_violation", "a", (1, 0, 0)),
+    ),
+    both(
         "503 for ever, and the second rung refuses the request",
         lambda _shown: {"a": (DOWN,), "b": (BAD,)},
         Error(400, "unsupported_parameter", "b", _NEXT),
