@@ -63,6 +63,19 @@ def cut(rung: str, tokens: int, shown: Shown, *, and_half: bool = False) -> Beha
     return behave
 
 
+def cut_after_usage(rung: str, tokens: int, shown: Shown) -> Behaviour:
+    """So many tokens, what they cost, and the end of the connection."""
+    sent = b"".join([*events(rung)[: tokens + 1], events(rung)[-2]])
+
+    async def behave(_seen: Seen, wire: Wire) -> None:
+        await wire.head(200, _STREAM)
+        await wire.chunk(sent)
+        await shown.all_of(len(sent))
+        wire.close()
+
+    return behave
+
+
 def stalled(rung: str, tokens: int) -> Behaviour:
     """So many tokens, and silence."""
 

@@ -176,6 +176,12 @@ ROWS = [
         Answer("b", _NEXT),
     ),
     Row(
+        "a stream cut after it told its usage",
+        breaks(lambda shown: faults.cut_after_usage("a", 40, shown)),
+        Cut("upstream_cut", (1, 0, 0), tokens=40),
+        Answer("b", _NEXT),
+    ),
+    Row(
         "a stream stalled after 20 of 60 tokens",
         first(faults.stalled("a", 20)),
         Cut("timeout_idle", (1, 0, 0), tokens=20),

@@ -28,18 +28,20 @@ TOKENS = 60
 
 FLOORS = {"a": 101, "b": 102, "c": 103}
 KEYS = {f"KEY_{rung.upper()}": f"canary-key-of-rung-{rung}" for rung in RUNGS}
+_ONE_SLOT = [{"concurrency": {"limit": 1}}]
 CLIENT_KEY = "canary-key-of-the-client"
 
 
-def chain(rung: str, commit: str, *more: Any) -> list[Any]:
-    """The middlewares of one rung; nobody else has its key and its header."""
+def chain(rung: str, commit: str, *, outer: Sequence[Any] = (), inner: Sequence[Any] = ()) -> list[Any]:
+    """The middlewares of one rung, with more before and after `retry`; nobody else has its key and header."""
     clocks = {name: f"{int(limit * 1000)}ms" for name, limit in CLOCKS.items()} | {"total": "12s"}
     waits = {"initial": f"{int(BACKOFF_S * 1000)}ms", "max": f"{int(BACKOFF_MAX_S * 1000)}ms"}
     retry = {"retry": {"attempts": ATTEMPTS[rung], "backoff": waits, "retry_after_max": "10s"}}
     return [
         "prefix_rewrite",
-        *more,
+        *outer,
         *([retry] if ATTEMPTS[rung] > 1 else []),
+        *inner,
         {"headers": {"set": {f"X-Rung-{rung}": "canary-of-" + rung}}},
         {"key": {"env": f"KEY_{rung.upper()}"}},
         {"token_floor": {"min": FLOORS[rung]}},
@@ -54,9 +56,13 @@ def route(commit: str, rung: str) -> str:
 
 
 def write(folder: Path, upstreams: Sequence[ScriptedUpstream]) -> Path:
-    """The table with both ladders; on rung `a` the model is called `of-a`."""
+    """The table with both ladders; on rung `a` the model is called `of-a`.
+
+    There is one slot for each route: a fault that does not give it back has the next call go elsewhere.
+    """
+    slots = {"first_event": {"outer": _ONE_SLOT}, "complete": {"inner": _ONE_SLOT}}
     routes = {
-        route(commit, rung): {"upstream": upstream.url, "middlewares": chain(rung, commit)}
+        route(commit, rung): {"upstream": upstream.url, "middlewares": chain(rung, commit, **slots[commit])}
         for commit in COMMITS
         for rung, upstream in zip(RUNGS, upstreams, strict=True)
     }

@@ -8,6 +8,7 @@ and the next call is answered as if nothing had been.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -64,8 +65,7 @@ async def test_a_fault_ends_as_the_table_says(ladder: Ladder, row: Row, commit: 
     for rung, behaviours in row.how(shown).items():
         ladder.rungs[rung].script(*behaviours)
 
-    heard = await ask(ladder.gate.port, commit, stream=row.stream, shown=shown)
-    entry = await ladder.gate.log_entry(heard.headers)
+    heard, entry = await ask_to_the_end(ladder, commit, stream=row.stream, shown=shown)
 
     check_answer(heard, row, commit)
     check_calls(ladder, heard, row, commit)
@@ -75,12 +75,19 @@ async def test_a_fault_ends_as_the_table_says(ladder: Ladder, row: Row, commit: 
     await check_that_all_is_well_again(ladder, commit)
 
 
+async def ask_to_the_end(ladder: Ladder, model: str, **how: Any) -> tuple[Heard, dict[str, Any]]:
+    """Ask, and wait for the log's line: then all that the exchange held has been given back."""
+    heard = await ask(ladder.gate.port, model, **how)
+    return heard, await ladder.gate.log_entry(heard.headers)
+
+
 async def begin(ladder: Ladder, row: Row, commit: str) -> None:
     """With everybody well, and a kept connection where the row wants one."""
     for rung, upstream in ladder.rungs.items():
         upstream.behaviour = well(rung)
     if row.warm:
-        assert (await ask(ladder.gate.port, commit)).body == whole("a")
+        heard, _ = await ask_to_the_end(ladder, commit)
+        assert heard.body == whole("a")
         ladder.rungs["a"].seen.clear()
 
 
@@ -133,7 +140,7 @@ def check_time(heard: Heard, row: Row, commit: str) -> None:
     assert least - _EARLY_S <= heard.took <= least + (0 if row.asked_s else waits) + _SLACK_S
 
 
-def check_log(entry: dict[str, object], heard: Heard, row: Row, commit: str) -> None:
+def check_log(entry: dict[str, Any], heard: Heard, row: Row, commit: str) -> None:
     result = row.result(commit)
     assert (entry["route"], entry["upstream_model"]) == (route(commit, result.rung), f"of-{result.rung}")
     assert str(entry["attempts"]) == heard.header("x-tidegate-attempts")
@@ -156,10 +163,10 @@ async def check_that_all_is_well_again(ladder: Ladder, commit: str) -> None:
     """A call right after; and each rung answers for itself, on the last of its kept connections."""
     for rung, upstream in ladder.rungs.items():
         upstream.behaviour = well(rung, keep=False)
-    heard = await ask(ladder.gate.port, commit)
+    heard, _ = await ask_to_the_end(ladder, commit)
     assert (heard.status, heard.ended, heard.body) == (200, True, whole("a"))
     assert heard.header("x-tidegate-attempts") == "1"
     for rung in RUNGS[1:]:
-        heard = await ask(ladder.gate.port, f"{route(commit, rung)}/of-{rung}")
+        heard, _ = await ask_to_the_end(ladder, f"{route(commit, rung)}/of-{rung}")
         assert (heard.status, heard.ended, heard.body) == (200, True, whole(rung))
     assert ladder.misplaced() == []
