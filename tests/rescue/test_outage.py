@@ -12,7 +12,7 @@ import pytest
 
 from tests.rescue.caller import ask
 from tests.rescue.faults import refusal
-from tests.rescue.rungs import COMMITS, KEYS, Heard, Ladder, chain, well, whole
+from tests.rescue.rungs import COMMITS, KEYS, Heard, Ladder, chain, plain, well, whole
 from tests.support.process import Tidegate, write_table
 from tests.support.upstream import Behaviour, ScriptedUpstream, Seen, Wire, answer, reset_before_head
 
@@ -59,7 +59,7 @@ async def test_a_provider_that_is_down_is_asked_once_a_cooldown_until_it_is_back
     assert bursts[1:] and set(bursts[1:]) == {probe}
     assert len(bursts) <= 2 + (DOWN_S + 1) / COOLDOWN_S
     # It is back once, and for good.
-    answered = [heard.header("x-tidegate-route") for heard in after]
+    answered = [heard.header("x-tidegate-route") or "" for heard in after]
     assert answered == sorted(answered, reverse=True) and answered[-1] == "a"
     assert answered.count("b") <= COOLDOWN_S / ASKED_EVERY_S + 1
     assert all(heard.ended and heard.body in (whole("a"), whole("b")) for heard in after)
@@ -171,3 +171,25 @@ async def test_a_rung_without_a_free_slot_gives_way_at_once(tmp_path: Path) -> N
     assert first.result().body == whole("a")
     assert (second.body, second.header("x-tidegate-attempts")) == (whole("b"), "1")
     assert (alone.status, alone.error, alone.header("retry-after")) == (429, "queue_full", "1")
+
+
+@pytest.mark.parametrize(
+    ("place", "order"),
+    [("outer", ["first", "first", "second"]), ("inner", ["first", "second", "first"])],
+    ids=["before retry", "after retry"],
+)
+async def test_a_slot_is_kept_through_the_back_off_where_it_is_taken_before_retry(
+    tmp_path: Path, place: str, order: list[str]
+) -> None:
+    slots = {"concurrency": {"limit": 1, "queue": 1}}
+    async with ladder_of(tmp_path, "complete", **{place: [slots]}) as ladder:
+        a = ladder.rungs["a"]
+        a.script(refusal(429, "rate_limit_exceeded", wait="1"), well("a"))
+        async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+            first = group.create_task(ask(ladder.gate.port, "a/of-a"))
+            await a.wait_seen(1)
+            second = group.create_task(ask(ladder.gate.port, "a/of-a", stream=False))
+        asked = ["first" if seen.json().get("stream") else "second" for seen in a.seen]
+
+    assert asked == order
+    assert (first.result().body, second.result().body) == (whole("a"), plain("a"))
