@@ -78,9 +78,12 @@ class Circuit:
         """The probe is over, whatever became of it."""
         self._probing = False
 
-    def answered(self) -> None:
-        """An answer has begun: after a cooldown that is enough, but one more failure is too many."""
-        if self._open_until is not None:
+    def answered(self, *, probe: bool) -> None:
+        """An answer has begun: after a cooldown that is enough, but one more failure is too many.
+
+        One that was asked for before it opened says nothing of what opened it.
+        """
+        if self._open_until is not None and (probe or self._now() >= self._open_until):
             self._open_until = None
             self._row = self._options.failures - 1
 
@@ -112,7 +115,8 @@ class Breaker:
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `breaker_open` without asking anybody."""
         circuit = self.circuit
-        if circuit.enter():
+        probe = circuit.enter()
+        if probe:
             exchange.stack.callback(circuit.leave)
         try:
             reply = await call_next(exchange)
@@ -131,7 +135,7 @@ class Breaker:
         elif reply.status == 429:
             await self._judge_limit(reply)
         elif reply.status < 400:
-            circuit.answered()
+            circuit.answered(probe=probe)
             reply.taps.append(_End(circuit, exchange))
         return reply
 

@@ -96,6 +96,10 @@ async def test_of_many_that_ask_after_the_cooldown_one_is_let_through(tmp_path: 
         await others.wait()
         await well("a")(seen, wire)
 
+    async def when_all_are_there(seen: Seen, wire: Wire) -> None:
+        await ladder.rungs["a"].wait_seen(7)
+        await well("a")(seen, wire)
+
     async with ladder_of(tmp_path, "complete", inner=[breaker]) as ladder:
         ladder.rungs["a"].script(reset_before_head(), when_the_others_are_served)
         await ask(ladder.gate.port, "both")
@@ -111,9 +115,13 @@ async def test_of_many_that_ask_after_the_cooldown_one_is_let_through(tmp_path: 
             for _ in range(10):
                 group.create_task(one())
         calls = ladder.calls()
+        # Closed, it lets everybody through at once.
+        ladder.rungs["a"].behaviour = when_all_are_there
+        back = await asyncio.gather(*(ask(ladder.gate.port, "both") for _ in range(5)))
 
     assert [heard.header("x-tidegate-route") for heard in served] == ["b"] * 9 + ["a"]
     assert calls == (2, 10)
+    assert [heard.header("x-tidegate-route") for heard in back] == ["a"] * 5
 
 
 @pytest.mark.parametrize(
@@ -193,3 +201,27 @@ async def test_a_slot_is_kept_through_the_back_off_where_it_is_taken_before_retr
 
     assert asked == order
     assert (first.result().body, second.result().body) == (whole("a"), plain("a"))
+
+
+async def test_an_answer_that_was_asked_for_before_it_opened_does_not_close_it(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def slow(seen: Seen, wire: Wire) -> None:
+        await release.wait()
+        await well("a")(seen, wire)
+
+    breaker = {"breaker": {"failures": 5, "cooldown": "1s"}}
+    quota = refusal(429, "rate_limit_exceeded", wait="90")
+    async with ladder_of(tmp_path, "first_event", inner=[breaker]) as ladder:
+        a = ladder.rungs["a"]
+        a.script(slow, quota, well("a"))
+        async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+            early = group.create_task(ask(ladder.gate.port, "both"))
+            await a.wait_seen(1)
+            refused = await ask(ladder.gate.port, "both")
+            release.set()
+        later = await ask(ladder.gate.port, "both")
+
+    assert early.result().body == whole("a")
+    assert (refused.body, later.body) == (whole("b"), whole("b"))
+    assert ladder.calls() == (2, 2)
