@@ -334,11 +334,13 @@ def error_event(fault: Fault, dialect: Dialect) -> bytes:
 
 
 def answer_event(status: int, body: bytes, dialect: Dialect) -> bytes:
-    """An answer that is no stream as the one event that ends one: its own error where it has one."""
+    """The error of an answer that is no stream as the one event that ends one.
+
+    Raises UpstreamFault where it holds none.
+    """
     error = decode(body).get("error")
     if error is None:
-        said = f"The provider answered {status} with what is no stream."
-        return error_event(UpstreamFault("upstream_protocol", said), dialect)
+        raise UpstreamFault("upstream_protocol", f"The provider answered {status} with what is no stream.")
     if dialect in ("messages", "responses"):
         return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"

@@ -13,7 +13,7 @@ from tests.rescue.caller import ask
 from tests.rescue.faults import refusal
 from tests.rescue.rungs import COMMITS, KEYS, Ladder, chain, events, plain, well, whole
 from tests.support.process import Tidegate, write_table
-from tests.support.upstream import ScriptedUpstream, silent
+from tests.support.upstream import ScriptedUpstream, answer, silent
 
 PING = b": ping\n"
 
@@ -92,3 +92,16 @@ async def test_a_client_that_asks_for_no_stream_gets_no_comments(tmp_path: Path)
         heard = await ask(ladder.gate.port, "both", stream=False)
 
     assert (heard.status, heard.ended, heard.body) == (200, True, plain("b"))
+
+
+async def test_after_a_comment_an_answer_that_is_no_stream_is_told_and_logged_as_an_error(
+    tmp_path: Path,
+) -> None:
+    async with patient(tmp_path, "complete") as ladder:
+        ladder.rungs["a"].behaviour = silent()
+        ladder.rungs["b"].behaviour = answer(200, {"choices": []})
+        heard = await ask(ladder.gate.port, "both")
+        entry = await ladder.gate.log_entry(heard.headers)
+
+    assert (heard.status, heard.ended, heard.error) == (200, False, "upstream_protocol")
+    assert (entry["outcome"], entry["error"]) == ("upstream_error", "upstream_protocol")
