@@ -76,13 +76,15 @@ def cut_after_usage(rung: str, tokens: int, shown: Shown) -> Behaviour:
     return behave
 
 
-def stalled(rung: str, tokens: int) -> Behaviour:
-    """So many tokens, and silence."""
+def stalled(rung: str, tokens: int, *, and_half: bool = False) -> Behaviour:
+    """So many tokens, maybe half of one more, and silence."""
 
     async def behave(_seen: Seen, wire: Wire) -> None:
         await wire.head(200, _STREAM)
         for event in events(rung)[: tokens + 1]:
             await wire.chunk(event)
+        if and_half:
+            await wire.chunk(events(rung)[tokens + 1][:20])
         await wire.client_gone()
 
     return behave

@@ -219,6 +219,11 @@ ROWS = [
     ),
     both("an error as the first event of a 200", first(faults.opens_with(503)), Answer("b", _NEXT)),
     both("context length exceeded", first(TOO_LONG), Answer("b", _AT_ONCE)),
+    both(
+        "context length exceeded on every rung",
+        lambda _shown: dict.fromkeys(("a", "b", "c"), (TOO_LONG,)),
+        Error(400, "context_length_exceeded", "a", (1, 1, 1)),
+    ),
     both("a content policy refusal", first(POLICY), Error(400, "content_policy_violation", "a", (1, 0, 0))),
     both(
         "a content policy refusal as the first event of a 200",

@@ -105,3 +105,12 @@ async def test_after_a_comment_an_answer_that_is_no_stream_is_told_and_logged_as
 
     assert (heard.status, heard.ended, heard.error) == (200, False, "upstream_protocol")
     assert (entry["outcome"], entry["error"]) == ("upstream_error", "upstream_protocol")
+
+
+async def test_no_comment_is_put_inside_of_an_event(tmp_path: Path) -> None:
+    async with patient(tmp_path, "first_event") as ladder:
+        ladder.rungs["a"].behaviour = faults.stalled("a", 20, and_half=True)
+        heard = await ask(ladder.gate.port, "both")
+
+    assert not heard.ended
+    assert heard.body == b"".join(events("a")[:21]) + events("a")[21][:20]
