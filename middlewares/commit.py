@@ -40,7 +40,9 @@ async def ready(exchange: Exchange, reply: Reply) -> Reply:
         undo.callback(body.close)
         await body.hold(exchange.commit)
         undo.pop_all()
-    promoted = _promoted(reply.events)
+    opened = reply.events is None or reply.events.opened_with_error
+    # Behind an event that is good it is no answer of its own, whether or not both came in one piece.
+    promoted = _promoted(reply.events) if opened or exchange.commit.at != "first_event" else None
     if promoted is not None:
         body.close()
         exchange.watch.stop("first_token", "idle")
