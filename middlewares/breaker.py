@@ -14,6 +14,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -54,55 +55,83 @@ class Circuit:
         self._now = now
         self._row = 0
         self._open_until: float | None = None
-        self._probing = False
+        self._openings = 0
+        self._probe: Pass | None = None
 
     @property
     def state(self) -> State:
         """What it would do with a request now, as the metrics show it."""
         if self._open_until is None:
             return "closed"
-        return "open" if self._now() < self._open_until and not self._probing else "half_open"
+        return "open" if self._now() < self._open_until else "half_open"
 
-    def enter(self) -> bool:
-        """Let a request through; True if it is the probe. Raises Refusal `breaker_open`."""
+    def enter(self) -> Pass:
+        """Let a request through. Raises Refusal `breaker_open`."""
+        entered = Pass(self, self._openings)
         if self._open_until is None:
-            return False
+            return entered
         left = self._open_until - self._now()
-        if left > 0 or self._probing:
+        if left > 0 or self._probe is not None:
             after = max(_PROBE_RETRY_S, math.ceil(left))
             raise Refusal("breaker_open", "This provider fails again and again.", retry_after=after)
-        self._probing = True
-        return True
+        self._probe = entered
+        return entered
 
-    def leave(self) -> None:
-        """The probe is over, whatever became of it."""
-        self._probing = False
+    def leave(self, entered: Pass) -> None:
+        """Its request is over, whatever became of it: another may be the probe."""
+        if self._probe is entered:
+            self._probe = None
 
-    def answered(self, *, probe: bool) -> None:
-        """An answer has begun: after a cooldown that is enough, but one more failure is too many.
-
-        One that was asked for before it opened says nothing of what opened it.
-        """
-        if self._open_until is not None and (probe or self._now() >= self._open_until):
-            self._open_until = None
+    def answered(self, entered: Pass) -> None:
+        """The probe's answer has begun: that is enough, but one more failure is too many."""
+        if self._probe is entered:
+            self._open_until = self._probe = None
             self._row = self._options.failures - 1
 
-    def succeeded(self) -> None:
+    def succeeded(self, entered: Pass) -> None:
         """An answer came to its end."""
-        self._row = 0
+        if entered.openings == self._openings:
+            self._row = 0
 
-    def failed(self) -> None:
-        """One more failure."""
+    def failed(self, entered: Pass) -> None:
+        """One more failure; what was asked before it opened tells nothing of the provider since then."""
+        if entered.openings != self._openings:
+            return
         self._row += 1
-        if self._row >= self._options.failures or self._probing:
+        if self._row >= self._options.failures or self._probe is entered:
             self.open(self._options.cooldown)
 
     def open(self, seconds: float) -> None:
         """Let nobody through for so long."""
         until = self._now() + seconds
         self._open_until = max(until, self._open_until or until)
+        self._openings += 1
         self._row = 0
-        self._probing = False
+        self._probe = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One request that was let through, after so many openings."""
+
+    circuit: Circuit
+    openings: int
+
+    def leave(self) -> None:
+        """It is over."""
+        self.circuit.leave(self)
+
+    def answered(self) -> None:
+        """Its answer has begun."""
+        self.circuit.answered(self)
+
+    def succeeded(self) -> None:
+        """Its answer came to its end."""
+        self.circuit.succeeded(self)
+
+    def failed(self) -> None:
+        """It failed."""
+        self.circuit.failed(self)
 
 
 class Breaker:
@@ -114,32 +143,30 @@ class Breaker:
 
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `breaker_open` without asking anybody."""
-        circuit = self.circuit
-        probe = circuit.enter()
-        if probe:
-            exchange.stack.callback(circuit.leave)
+        entered = self.circuit.enter()
+        exchange.stack.callback(entered.leave)
         try:
             reply = await call_next(exchange)
         except (UpstreamFault, TimeoutFault):
-            circuit.failed()
+            entered.failed()
             raise
         except asyncio.CancelledError:
             # The clock `total` looks like a client that leaves, from in here.
             if exchange.watch.fired:
-                circuit.failed()
+                entered.failed()
             raise
         if reply.refuses_content:
             pass  # as a 4xx: a provider that judges is well
         elif reply.status >= 500:
-            circuit.failed()
+            entered.failed()
         elif reply.status == 429:
-            await self._judge_limit(reply)
+            await self._judge_limit(reply, entered)
         elif reply.status < 400:
-            circuit.answered(probe=probe)
-            reply.taps.append(_End(circuit, exchange))
+            entered.answered()
+            reply.taps.append(_End(entered, exchange))
         return reply
 
-    async def _judge_limit(self, reply: Reply) -> None:
+    async def _judge_limit(self, reply: Reply, entered: Pass) -> None:
         """Open it for a quota; a burst is for a retry to wait out."""
         wait = asked_to_wait(reply.headers)
         if wait is not None and wait > self._longest_wait:
@@ -148,7 +175,7 @@ class Breaker:
         try:
             pieces, ended = await read_up_to(_READ_AT_MOST, reply.body)
         except Fault:
-            self.circuit.failed()
+            entered.failed()
             raise
         said = b"".join(pieces)
         reply.body = FixedBody(said) if ended else HeldBody(pieces, reply.body)
@@ -159,8 +186,8 @@ class Breaker:
 class _End:
     """Learns how an answer ended."""
 
-    def __init__(self, circuit: Circuit, exchange: Exchange) -> None:
-        self._circuit = circuit
+    def __init__(self, entered: Pass, exchange: Exchange) -> None:
+        self._entered = entered
         self._exchange = exchange
 
     def feed(self, chunk: bytes) -> None:
@@ -169,8 +196,8 @@ class _End:
     def finish(self, outcome: Outcome) -> None:
         """Count it, unless it was the client who was slow."""
         if outcome == "ok":
-            self._circuit.succeeded()
+            self._entered.succeeded()
         elif outcome in ("cut", "upstream_error") or (
             outcome == "timeout" and not self._exchange.client_stalled
         ):
-            self._circuit.failed()
+            self._entered.failed()
