@@ -20,6 +20,7 @@ from middlewares.bodies import FixedBody
 from middlewares.exchange import Commit, CommitAt, Exchange, Reply, ReplyBody, Sink
 from middlewares.faults import UpstreamFault
 from middlewares.observation import EventTap, Observation, decode, refuses_content
+from middlewares.sse import Event
 
 _OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
 _OBSERVED_AT_MOST = 1024 * 1024
@@ -84,6 +85,7 @@ class ObservedBody:
         "_inner",
         "_reply",
         "_size",
+        "_unpromoted",
     )
 
     def __init__(self, exchange: Exchange, reply: Reply) -> None:
@@ -95,6 +97,7 @@ class ObservedBody:
         self._ended = False
         self._halted = False
         self._size = 0
+        self._unpromoted: Event | None = None
         self._answer: list[bytes] | None = [] if reply.seen is not None else None
         if self._events is not None:
             reply.seen = self._events.seen
@@ -128,7 +131,14 @@ class ObservedBody:
         if at == "first_event":
             return events.events > 0
         # Nothing is sent yet: an error need not become a part of the answer.
-        return events.error is not None or (at == "first_token" and events.seen.content)
+        if at == "first_token":
+            return events.seen.content or events.error is not None
+        if events.error is None or self._unpromoted is events.error:
+            return False
+        if _promoted(events) is None:
+            self._unpromoted = events.error  # asked once: many pieces may follow
+            return False
+        return True
 
     async def pump(self, sink: Sink) -> bool:
         """What was held, then the rest as it arrives."""
