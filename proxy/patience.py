@@ -16,20 +16,22 @@ PING = b": ping\n"
 
 
 class Patience:
-    """Calls `ping` whenever nothing was sent for so many seconds."""
+    """Calls `ping` whenever nothing was sent for so many seconds; `since` is when something was."""
 
-    __slots__ = ("_every", "_handle", "_last", "_ping", "_timer")
+    __slots__ = ("_every", "_handle", "_ping", "_timer", "since")
 
-    def __init__(self, every: float, timer: Timer, ping: Callable[[], None]) -> None:
+    def __init__(
+        self, every: float, timer: Timer, ping: Callable[[], None], *, since: float | None = None
+    ) -> None:
         self._every = every
         self._timer = timer
         self._ping = ping
-        self._last = timer.time()
-        self._handle: asyncio.TimerHandle | None = timer.call_at(self._last + every, self._look)
+        self.since = timer.time() if since is None else since
+        self._handle: asyncio.TimerHandle | None = timer.call_at(self.since + every, self._look)
 
     def moved(self) -> None:
         """Something was sent."""
-        self._last = self._timer.time()
+        self.since = self._timer.time()
 
     def stop(self) -> None:
         """No more."""
@@ -38,8 +40,8 @@ class Patience:
             self._handle = None
 
     def _look(self) -> None:
-        if self._timer.time() - self._last >= self._every:
-            self._last = self._timer.time()
+        if self._timer.time() - self.since >= self._every:
+            self.since = self._timer.time()
             self._ping()
         if self._handle is not None:
-            self._handle = self._timer.call_at(self._last + self._every, self._look)
+            self._handle = self._timer.call_at(self.since + self._every, self._look)

@@ -33,6 +33,7 @@ _TOLD_AT_MOST = 64 * 1024
 _BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _JSON = "application/json"
+_NO_STREAM = "The provider answered {} with what is no stream."
 
 
 class Written(web.StreamResponse):
@@ -104,8 +105,10 @@ class Downstream:
     def keep_patient(self, every: float, headers: Headers, timer: Timer) -> None:
         """Send a comment whenever nothing was sent for `every` seconds, and the head of a stream before it.
 
-        It commits to a stream, and to nobody who would answer it.
+        It commits to a stream, and to nobody who would answer it. Another rung may say it anew; what the
+        client has waited already counts.
         """
+        since = None if self._patience is None else self._patience.since
         self.rest()
 
         def ping() -> None:
@@ -114,7 +117,7 @@ class Downstream:
             except ClientGone:
                 self.rest()
 
-        self._patience = Patience(every, timer, ping)
+        self._patience = Patience(every, timer, ping, since=since)
 
     def rest(self) -> None:
         """Nothing is sent by itself any more."""
@@ -232,7 +235,9 @@ class Downstream:
 
         Where comments have made a stream of the answer already, what is none is told as an error in it.
         """
-        if self._pinged and (reply.status >= 400 or reply.events is None):
+        if self._pinged and reply.status < 400 and reply.events is None:
+            raise UpstreamFault("upstream_protocol", _NO_STREAM.format(reply.status))
+        if self._pinged and reply.status >= 400:
             pieces, _ = await read_up_to(_TOLD_AT_MOST, reply.body)
             self.write(answer_event(reply.status, b"".join(pieces), dialect))
             self.break_off()
@@ -340,9 +345,12 @@ def answer_event(status: int, body: bytes, dialect: Dialect) -> bytes:
     """
     error = decode(body).get("error")
     if error is None:
-        raise UpstreamFault("upstream_protocol", f"The provider answered {status} with what is no stream.")
+        raise UpstreamFault("upstream_protocol", _NO_STREAM.format(status))
     if dialect in ("messages", "responses"):
-        return b"event: error\ndata: " + msgspec.json.encode({"type": "error", "error": error}) + b"\n\n"
+        told = {"type": "error", "error": error}
+        if dialect == "responses" and isinstance(error, dict):
+            told |= {name: error.get(name) for name in ("code", "message", "param")}
+        return b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
