@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from middlewares.breaker import Breaker, Options
 from middlewares.exchange import Exchange, Reply
 from middlewares.faults import UpstreamFault
 from tests.middlewares.breakers import FAILURES, RESET, Scene, limited
-from tests.middlewares.fakes import deps_of, exchange_of, pumped, reply_of
+from tests.middlewares.fakes import deps_of, exchange_of, pumped, reply_of, settle
 
 OLLAMA = b'{"error":"you (someone) have reached your session usage limit, upgrade for higher limits"}'
 
@@ -48,6 +49,23 @@ async def test_an_answer_to_what_was_asked_before_a_quota_does_not_end_it() -> N
         assert await scene.ask(RESET) == "breaker_open"
     scene.now += 2999
     assert scene.state == "open", "a cooldown shortened the quota"
+
+
+async def test_a_shorter_quota_that_is_told_later_does_not_shorten_the_longer() -> None:
+    scene = Scene()
+    told = asyncio.Event()
+
+    async def late(_exchange: Exchange) -> Reply:
+        await told.wait()
+        return limited(headers={"Retry-After": "61"})
+
+    waiting = asyncio.create_task(scene.breaker(exchange_of(), late))
+    await settle(waiting)
+    await scene.ask(limited(headers={"Retry-After": "3000"}))
+    told.set()
+    await waiting
+    scene.now += 2999
+    assert scene.state == "open"
 
 
 async def test_the_routes_own_bound_tells_a_quota_from_a_burst() -> None:

@@ -343,16 +343,23 @@ class Dripping(FakeBody):
         return True
 
 
+FAILED = b'data: {"type":"response.failed","response":{"x":[' + b"1," * 100_000 + b"1]}}\n\n"
+
+
 @pytest.mark.parametrize(
-    ("at", "before"),
-    [("complete", b""), ("complete", b"event: error\ndata: words\n\n"), ("first_token", b"")],
+    ("at", "path", "before"),
+    [
+        ("first_token", "/chat/completions", b""),
+        ("complete", "/chat/completions", b"event: error\ndata: words\n\n"),
+        ("complete", "/responses", FAILED),
+    ],
 )
-async def test_very_many_tiny_pieces_are_cheap(at: CommitAt, before: bytes) -> None:
+async def test_very_many_tiny_pieces_are_cheap(at: CommitAt, path: str, before: bytes) -> None:
     # A second or two; work that is quadratic in the pieces would take minutes.
     stream = before + ROLE * (512 * 1024 // len(ROLE)) + TEXT + DONE
     reply = reply_of()
     reply.body = Dripping(stream)
-    exchange = committing(at)
+    exchange = committing(at, path=path)
     began = time.process_time()
     out = await pumped((await ready(exchange, observed_reply(exchange, reply))).body)
     assert time.process_time() - began < 20
