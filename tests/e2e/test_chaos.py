@@ -43,8 +43,9 @@ SEED = int(os.environ.get("TIDEGATE_CHAOS_SEED", "20260707"))
 AT_A_TIME = 500
 SLOTS = 100
 CLOCKS = {"connect": "2s", "first_byte": "800ms", "first_token": "1s", "idle": "800ms", "total": "2s"}
-ENDS_WITHIN_S = 30.0
-"""Three rungs of two seconds, and a machine that has better things to do."""
+RUNGS_S = 3 * 2.0
+"""The clocks of a whole ladder; what is allowed beyond them is for a machine that has other things to do."""
+ENDS_WITHIN_S = 40.0
 PING = b": ping\n"
 STREAMS = [{"commit": "first_event", "keepalive": "150ms"}, {"commit": "complete"}, {"commit": "first_token"}]
 ERRORS = {400, 429, 500, 502, 503, 504}
@@ -166,7 +167,6 @@ class Tally:
     ends: Counter[str] = field(default_factory=Counter)
     ids: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
-    longest: float = 0.0
     asked: int = 0
 
     def note(self, end: str, headers: list[tuple[str, str]] | None) -> None:
@@ -183,7 +183,6 @@ async def ask(gate: Tidegate, tally: Tally, chance: random.Random) -> None:
     model = chance.choice(["ladder", "ladder", "short", "a/x", "b/x", "c/x"])
     streams = chance.random() < 0.7
     body = {"model": model, "stream": streams, "messages": [{"role": "user", "content": asked}]}
-    began = time.monotonic()
     try:
         async with asyncio.timeout(ENDS_WITHIN_S), RawClient(gate.port) as client:
             await client.send(post(CHAT, body))
@@ -194,7 +193,6 @@ async def ask(gate: Tidegate, tally: Tally, chance: random.Random) -> None:
     except TimeoutError:
         tally.wrong.append(f"{model}: no end within {ENDS_WITHIN_S} s")
         return
-    tally.longest = max(tally.longest, time.monotonic() - began)
     tally.note(end, headers)
 
 
@@ -320,9 +318,11 @@ async def test_every_exchange_ends_as_promised_and_nothing_is_left_over(tmp_path
             await upstream.wait_open(0)
 
     grown = memory_after - memory
-    told = f"{dict(tally.ends)}, the longest {tally.longest:.2f} s, {grown / MIB:+.1f} MiB"
+    longest = max(line["duration_ms"] for line in lines) / 1000
+    told = f"{dict(tally.ends)}, the longest {longest:.2f} s, {grown / MIB:+.1f} MiB"
     print(told, "faults", [sum(mood.met.values()) for mood in moods])
     assert tally.wrong == [], told
+    assert longest < RUNGS_S + 10, told
     assert all(len(mood.met) == len(FAULTS) for mood in moods), "a fault never came up"
     assert len(lines) == tally.asked + calls + 2 * len(upstreams) * SLOTS, "not one line for each exchange"
     agrees(tally, lines)

@@ -158,7 +158,8 @@ async def test_no_comment_stands_inside_an_event_and_without_them_it_is_the_same
     tmp_path: Path,
 ) -> None:
     long = EVENTS[1]
-    pieces = (long[:20], long[20:-1], long[-1:], b": theirs\n", *EVENTS[2:], DONE)
+    # The first event would be held until it is whole: it is the second that comes to the client in pieces.
+    pieces = (EVENTS[0], long[:20], long[20:-1], long[-1:], b": theirs\n", *EVENTS[2:], DONE)
     async with scene_with(tmp_path, keepalive()) as scene:
         scene.upstream.behaviour = held = Held(in_pieces(*pieces, pause=3 * EVERY_S))
         async with pinged(scene) as (client, _):
