@@ -50,16 +50,20 @@ class Slots:
         try:
             async with asyncio.timeout(wait):
                 await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                # It was our turn, and in the same moment we left or the wait was over.
-                self.give_back()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
-            if isinstance(error, TimeoutError):
-                return False
+        except TimeoutError:
+            self._withdraw(turn)
+            return False
+        except asyncio.CancelledError:
+            self._withdraw(turn)
             raise
         return True
+
+    def _withdraw(self, turn: asyncio.Future[None]) -> None:
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        elif not turn.cancelled():
+            # It was our turn, and in the same moment we left or the wait was over.
+            self.give_back()
 
     def give_back(self) -> None:
         """Let the next one have it."""

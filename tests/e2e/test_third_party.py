@@ -36,11 +36,10 @@ def register(folder: Path, distribution: str, lines: str) -> None:
     (info / "entry_points.txt").write_text(f"[tidegate.middlewares]\n{lines}\n")
 
 
-def checked(folder: Path, site: Path, middlewares: list[Any]) -> list[dict[str, Any]]:
-    """What `tidegate check` says of a route with this chain."""
-    table = write_table(folder, {"demo": {"upstream": "demo", "middlewares": middlewares}})
-    ran = subprocess.run(
-        [sys.executable, "-m", "proxy", "check", "--json", "-c", str(table)],
+def tidegate(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What a command says where `site` is on the module path."""
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *arguments],
         cwd=ROOT,
         env={"PATH": "", "PYTHONPATH": str(site)},
         capture_output=True,
@@ -48,6 +47,12 @@ def checked(folder: Path, site: Path, middlewares: list[Any]) -> list[dict[str, 
         check=False,
         timeout=30,
     )
+
+
+def checked(folder: Path, site: Path, middlewares: list[Any]) -> list[dict[str, Any]]:
+    """What `tidegate check` says of a route with this chain."""
+    table = write_table(folder, {"demo": {"upstream": "demo", "middlewares": middlewares}})
+    ran = tidegate(site, "check", "--json", "-c", str(table))
     assert ran.stderr == ""
     problems: list[dict[str, Any]] = json.loads(ran.stdout)
     return problems
@@ -176,15 +181,7 @@ def test_one_that_cannot_be_made_keeps_the_program_from_starting_with_a_word(
         "    async def __call__(self, exchange, call_next): ...\n"
     )
     table = write_table(tmp_path, {"demo": {"upstream": "demo", "middlewares": ["unmade:Unmade"]}})
-    ran = subprocess.run(
-        [sys.executable, "-m", "proxy", "serve", "-c", str(table)],
-        cwd=ROOT,
-        env={"PATH": "", "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    ran = tidegate(site, "serve", "-c", str(table))
 
     assert ran.returncode == 1
     assert ran.stderr == "tidegate: middleware 'unmade:Unmade': LookupError: no luck\n"
@@ -194,15 +191,7 @@ def test_the_schema_admits_them_and_knows_the_options_of_what_is_installed(
     tmp_path: Path, site: Path
 ) -> None:
     register(site, "acme", "team = acme_tidegate:Team\ngone = nowhere:X")
-    ran = subprocess.run(
-        [sys.executable, "-m", "proxy", "schema"],
-        cwd=ROOT,
-        env={"PATH": "", "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,
-    )
+    ran = tidegate(site, "schema")
     validator = Draft202012Validator(json.loads(ran.stdout))
 
     def valid(*chain: Any) -> bool:
