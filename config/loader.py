@@ -16,7 +16,7 @@ from config.addresses import Address, parse_address
 from config.catalog import Catalog
 from config.decoding import Reader
 from config.document import Node, Scalar, read
-from config.files import read_regular
+from config.files import Files
 from config.lint import Site, judge
 from config.problems import Mark, Problem
 from config.report import Place, Report
@@ -81,15 +81,16 @@ def load(
     environ: Mapping[str, str],
     overrides: Overrides = _NO_OVERRIDES,
     secrets: SecretStore | None = None,
-    certificates: bool = False,
+    files: Files | None = None,
 ) -> Loaded:
     """Read, check and judge a table.
 
-    `secrets` None means that keys are not to be looked at; `certificates` says whether their files are.
+    `secrets` None means that keys are not to be looked at. What is read is remembered in `files`; None means
+    that the files that the table names are not to be looked at.
     """
     report = Report(str(path))
     table: Any = None
-    text = _text(path, report)
+    text = _text(path, files or Files(), report)
     root = None if text is None else read(text, report)
     if root is not None and not _is_empty(root, report):
         table = Reader(report, catalog, environ).read(root, inspect.type_info(Table), ())
@@ -99,7 +100,7 @@ def load(
     server = _overridden(server, overrides, report)
     if isinstance(table, Table):
         table = structs.replace(table, server=server)
-        base = path.absolute().parent if certificates else None
+        base = None if files is None else path.absolute().parent
         judge(Site(table, report, catalog, secrets, base))
     return _loaded(table, report)
 
@@ -120,10 +121,10 @@ def _is_empty(root: Node, report: Report) -> bool:
     return isinstance(root, Scalar) and not root.quoted and not root.text and not report.problems
 
 
-def _text(path: Path, report: Report) -> str | None:
+def _text(path: Path, files: Files, report: Report) -> str | None:
     """The file's text; None with the problem reported."""
     try:
-        return _bytes(path).decode("utf-8-sig")
+        return _bytes(path, files).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         message = f"the file is not UTF-8 text, from line {line} on: save it as UTF-8"
@@ -137,8 +138,8 @@ def _text(path: Path, report: Report) -> str | None:
     return None
 
 
-def _bytes(path: Path) -> bytes:
-    data, _ = read_regular(path, MAX_BYTES)
+def _bytes(path: Path, files: Files) -> bytes:
+    data = files.read(path, MAX_BYTES)
     if len(data) > MAX_BYTES:
         raise ValueError("it is larger than 1 MiB")
     return data

@@ -111,6 +111,18 @@ class SecretStore:
             raise SecretError("no key: none of env, credential and file is given")
         raise SecretError(f"no key: {_listed(looked)}")
 
+    def shadowing(self, source: KeySource) -> str | None:
+        """The place because of which the file of `source` is not looked at; None when there is none."""
+        for look in (self._from_environment, self._from_credential):
+            try:
+                place, secret, _ = look(source)
+            except SecretError:
+                # It cannot be used, and the file is not looked at all the same.
+                return source.env or source.credential
+            if secret is not None:
+                return place
+        return None
+
     def _from_environment(self, source: KeySource) -> tuple[str, Secret | None, str]:
         name = source.env
         if name is None:

@@ -48,10 +48,10 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Circuit:
-    """The state of one breaker."""
+    """The state of one breaker; `options` are those of the table in force."""
 
     def __init__(self, options: Options, now: Callable[[], float]) -> None:
-        self._options = options
+        self.options = options
         self._now = now
         self._row = 0
         self._open_until: float | None = None
@@ -86,7 +86,7 @@ class Circuit:
         """The probe's answer has begun: that is enough, but one more failure is too many."""
         if self._probe is entered:
             self._open_until = self._probe = None
-            self._row = self._options.failures - 1
+            self._row = self.options.failures - 1
 
     def succeeded(self, entered: Pass) -> None:
         """An answer came to its end."""
@@ -98,8 +98,8 @@ class Circuit:
         if entered.openings != self._openings:
             return
         self._row += 1
-        if self._row >= self._options.failures or self._probe is entered:
-            self.open(self._options.cooldown)
+        if self._row >= self.options.failures or self._probe is entered:
+            self.open(self.options.cooldown)
 
     def open(self, seconds: float) -> None:
         """Let nobody through for so long."""
@@ -138,8 +138,13 @@ class Breaker:
     """One route's."""
 
     def __init__(self, options: Options, deps: Deps, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
         self._longest_wait = deps.retry_after_max
-        self.circuit = Circuit(options, now)
+        self.circuit = deps.states.keep(Circuit, deps.route, lambda: Circuit(options, now))
+
+    def adopt(self) -> None:
+        """This table is in force: what was learned stays, what follows from it is as the table says."""
+        self.circuit.options = self._options
 
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `breaker_open` without asking anybody."""

@@ -29,11 +29,17 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Slots:
-    """`free` of them at first."""
+    """`limit` of them, of which `in_use` are held; more than `limit` may be, after `resize`."""
 
-    def __init__(self, free: int) -> None:
-        self.free = free
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def free(self) -> int:
+        """How many can be had at once."""
+        return max(0, self.limit - self.in_use)
 
     @property
     def queued(self) -> int:
@@ -43,7 +49,7 @@ class Slots:
     async def take(self, wait: float) -> bool:
         """Take one; False if none came free within `wait` seconds."""
         if self.free:
-            self.free -= 1
+            self.in_use += 1
             return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -67,12 +73,20 @@ class Slots:
 
     def give_back(self) -> None:
         """Let the next one have it."""
-        while self._waiting:
+        self.in_use -= 1
+        self._serve()
+
+    def resize(self, limit: int) -> None:
+        """There are more or fewer from now on; those that are held stay held."""
+        self.limit = limit
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self.free:
             turn = self._waiting.popleft()
             if not turn.done():
+                self.in_use += 1
                 turn.set_result(None)
-                return
-        self.free += 1
 
 
 class Concurrency:
@@ -81,7 +95,11 @@ class Concurrency:
     def __init__(self, options: Options, deps: Deps) -> None:
         self._options = options
         self._route = deps.route
-        self.slots = Slots(options.limit)
+        self.slots = deps.states.keep(Slots, deps.route, lambda: Slots(options.limit))
+
+    def adopt(self) -> None:
+        """This table is in force: exchanges in flight keep their slots."""
+        self.slots.resize(self._options.limit)
 
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `queue_full`, when there is no place to wait or the wait is over."""

@@ -26,6 +26,7 @@ from middlewares.faults import ClientFault, Outcome
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
+from middlewares.states import States
 from middlewares.waits import RETRY_AFTER_MAX_S
 
 Sink = Callable[[bytes], None]
@@ -294,7 +295,8 @@ class Deps:
     """What a middleware is made with besides its options.
 
     `route` and `host` are empty at the top level, `host` also for the embedded demo; `own_agent` is
-    the User-Agent that is ours; `retry_after_max` is the route's, in seconds.
+    the User-Agent that is ours; `retry_after_max` is the route's, in seconds; `states` is what outlives
+    the table.
     """
 
     route: str
@@ -302,3 +304,4 @@ class Deps:
     secrets: SecretStore
     own_agent: str
     retry_after_max: float = RETRY_AFTER_MAX_S
+    states: States = field(default_factory=States)

@@ -1,34 +1,32 @@
-"""The composition root: everything is made here, handed what it needs, and stopped in order.
+"""What serves requests in one process: the table in force, and everything that outlives a table.
 
-Stopping: readiness turns 503 and new requests are refused, after `drain_delay` the listeners close,
-exchanges in flight get `drain_timeout`, and what is left then is cut. A second signal ends at once.
+It is handed connections (`take`) and tables (`adopt`); where they come from is `program`'s business, or in a
+worker that of its supervisor. An exchange keeps the table that it began with.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import signal
+import socket
+import ssl
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from config.addresses import Address
 from config.certificates import listener_context
-from config.schema import Table
+from config.schema import ClientTimeouts, Table
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
-from proxy import __version__
+from middlewares.states import States
 from proxy.departures import Departures
 from proxy.handler import Handler, Serving
 from proxy.handshakes import tell_of_failures
 from proxy.kernel import LAST_BYTES_WITHIN_MS
-from proxy.listeners import BACKLOG, name_of, open_socket
+from proxy.listeners import Role
 from proxy.listing import ModelList
 from proxy.logs import Journal
 from proxy.server import Connections, Server, Shared
-from proxy.table import RouteTable, compile_table
+from proxy.table import RouteTable, Surroundings, compile_table
 from proxy.upstream import Client
 
 _TOLD_WITHIN_S = 1.0
@@ -38,151 +36,131 @@ _CLOSED_WITHIN_S = 1.0
 
 
 class App:
-    """One running proxy. Make it in a running loop."""
+    """Make it in a running loop, and `adopt` a table before anything else."""
 
-    def __init__(self, table: Table, secrets: SecretStore, journal: Journal) -> None:
+    table: RouteTable
+
+    def __init__(self, secrets: SecretStore, journal: Journal) -> None:
         self.timer: Timer = asyncio.get_running_loop()
         self.journal = journal
         self.draining = False
+        self.leaving = False
+        """Whether another process has taken over: connections are closed after their next answer."""
         self.models = ModelList(self.timer, journal)
         self._client = Client()
         self._departures = Departures()
-        self.table: RouteTable = compile_table(table, secrets, self._client, self.timer)
-        tls = table.server.tls
-        self._tls = None if tls is None else listener_context(tls, secrets.base)
-        if self._tls is not None:
-            tell_of_failures(self._tls, journal)
+        self._around = Surroundings(secrets, self._client, self.timer, States())
+        self._tls: ssl.SSLContext | None = None
         self._in_flight: set[Serving] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._connections = Connections(table.server.max_connections)
-        self._front = _Listeners()
-        self._back = _Listeners()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        connections = {
+            "client": Connections(None, self._judge_quiet),
+            # Whoever asks how we are is not to be turned away because everybody is here.
+            "admin": Connections(None),
+        }
+        self.connections = connections["client"]
+        self._servers: dict[str, Server] = {
+            role: Server(
+                Handler(self, admin=role == "admin"),
+                Shared(journal, counted, self._departures),
+                ClientTimeouts(),
+            )
+            for role, counted in connections.items()
+        }
+
+    def compile(self, table: Table) -> tuple[RouteTable, ssl.SSLContext | None]:
+        """Everything that `adopt` needs, with nothing changed yet. Raises UnusableCertificate, Unusable."""
+        tls = table.server.tls
+        context = None if tls is None else listener_context(tls, self._around.secrets.base)
+        if context is not None:
+            tell_of_failures(context, self.journal)
+        return compile_table(table, self._around), context
+
+    def adopt(self, table: RouteTable, context: ssl.SSLContext | None) -> None:
+        """Serve what comes from now on by this table, new connections with this certificate."""
+        table.adopt()
+        self.table, self._tls = table, context
+        self.connections.limit = table.server.max_connections
+        for server in self._servers.values():
+            server.timeouts = table.server.timeouts
+
+    @property
+    def in_flight(self) -> int:
+        """How many exchanges are being served."""
+        return len(self._in_flight)
 
     def begin(self, serving: Serving) -> None:
         """An exchange begins."""
         self._in_flight.add(serving)
-        self._idle.clear()
+        self._quiet.clear()
 
     def end(self, serving: Serving) -> None:
         """An exchange is over."""
         self._in_flight.discard(serving)
-        if not self._in_flight:
-            self._idle.set()
+        self._judge_quiet()
 
-    async def start(self) -> None:
-        """Listen. Raises `proxy.listeners.CannotListen`."""
-        settings = self.table.server
-        for address in settings.listen:
-            await self._listen(self._front, address, "client", self._connections)
-        if settings.admin is not None:
-            # Whoever asks how we are is not to be turned away because everybody is here.
-            await self._listen(self._back, settings.admin, "admin", Connections(None))
-        without = [name for name, route in self.table.routes.items() if not route.usable()]
-        if without:
-            self.journal.info("routes_without_key", routes=", ".join(without), answer="503 key_missing")
-        self.journal.info("ready", version=__version__, routes=len(self.table.routes))
+    def _judge_quiet(self) -> None:
+        if not self._in_flight and not (self.leaving and self.connections.open):
+            self._quiet.set()
 
-    async def _listen(
-        self, listeners: _Listeners, address: Address, role: str, connections: Connections
-    ) -> None:
-        sock = open_socket(address)
-        if address.kind == "unix":
-            listeners.paths.append(Path(address.path))
-        timeouts = self.table.server.timeouts
-        shared = Shared(self.journal, connections, self._departures)
-        server = Server(Handler(self, admin=role == "admin"), shared, timeouts)
-        listeners.servers.append(server)
+    def take(self, sock: socket.socket, role: Role, *, tls: bool) -> None:
+        """Serve a connection that was accepted."""
+        opening = asyncio.get_running_loop().create_task(self._open(sock, role, tls=tls))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, sock: socket.socket, role: Role, *, tls: bool) -> None:
         loop = asyncio.get_running_loop()
-        if address.kind == "unix":
-            opened = await loop.create_unix_server(server, sock=sock, backlog=BACKLOG)
-        elif address.kind == "tls" and self._tls is not None:
-            opened = await loop.create_server(
-                server,
-                sock=sock,
-                backlog=BACKLOG,
-                ssl=self._tls,
-                # A handshake is the client's to finish, as a head is.
-                ssl_handshake_timeout=timeouts.header,
-                # To take the last bytes, which wait below TLS where nobody sees them.
-                ssl_shutdown_timeout=LAST_BYTES_WITHIN_MS / 1000,
-            )
-        else:
-            opened = await loop.create_server(server, sock=sock, backlog=BACKLOG)
-        listeners.open.append(opened)
-        self.journal.info("listening", role=role, address=name_of(sock, tls=address.kind == "tls"))
+        server = self._servers[role]
+        # A client that is gone before it said anything, or whose handshake failed (`handshakes` tells of it).
+        with suppress(OSError, TimeoutError):
+            if tls and self._tls is not None:
+                await loop.connect_accepted_socket(
+                    server,
+                    sock,
+                    ssl=self._tls,
+                    # A handshake is the client's to finish, as a head is.
+                    ssl_handshake_timeout=self.table.server.timeouts.header,
+                    # To take the last bytes, which wait below TLS where nobody sees them.
+                    ssl_shutdown_timeout=LAST_BYTES_WITHIN_MS / 1000,
+                )
+            else:
+                await loop.connect_accepted_socket(server, sock)
 
-    async def drain(self, hurry: asyncio.Event) -> bool:
-        """Stop taking requests, let those in flight finish; False if some had to be cut."""
-        self.draining = True
-        settings = self.table.server
-        self.journal.info("draining", in_flight=len(self._in_flight))
-        await _either(hurry.wait(), asyncio.sleep(settings.drain_delay))
-        self._front.close()
-        await _either(hurry.wait(), self._idle.wait(), within=settings.drain_timeout)
+    def hand_over(self) -> None:
+        """Another process takes what is new; what is asked on open connections is still answered."""
+        self.leaving = True
+        if self.connections.open:
+            self._quiet.clear()
+
+    async def finish(self, hurry: asyncio.Event, within: float) -> bool:
+        """Let exchanges in flight end; False if some had to be cut."""
+        await either(hurry.wait(), self._quiet.wait(), within=within)
         left = len(self._in_flight)
         for serving in tuple(self._in_flight):
             serving.cut()
-        await _either(self._idle.wait(), within=_TOLD_WITHIN_S)
+        self.leaving = False
+        self._judge_quiet()
+        await either(self._quiet.wait(), within=_TOLD_WITHIN_S)
         return left == 0
 
     async def stop(self) -> None:
         """Close everything that is still open."""
-        for listeners in (self._front, self._back):
-            listeners.close()
-            for server in listeners.servers:
-                server.pre_shutdown()
-                await server.shutdown(_CLOSED_WITHIN_S)
+        for opening in tuple(self._opening):
+            opening.cancel()
+        for server in self._servers.values():
+            server.pre_shutdown()
+            await server.shutdown(_CLOSED_WITHIN_S)
         await self._client.close()
         self._departures.close()
 
 
-@dataclass(slots=True)
-class _Listeners:
-    """What listens for one kind of caller, and the unix sockets' files."""
-
-    open: list[asyncio.Server] = field(default_factory=list)
-    servers: list[Server] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
-
-    def close(self) -> None:
-        """Take no more connections; those that are open stay."""
-        for listener in self.open:
-            listener.close()
-        for path in self.paths:
-            path.unlink(missing_ok=True)
-        self.open.clear()
-        self.paths.clear()
-
-
-async def _either(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:
+async def either(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:
     """Until one of them is done, or time is up; the others are cancelled."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(wait) for wait in waits]
         await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-
-
-async def run(table: Table, secrets: SecretStore, journal: Journal) -> int:
-    """Serve until told to stop; the exit code."""
-    told, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        (hurry if told.is_set() else told).set()
-
-    # Before anybody is told that we are there: who starts us may stop us in the same breath.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    app = App(table, secrets, journal)
-    try:
-        await app.start()
-        gc.collect()
-        gc.freeze()
-        await told.wait()
-        clean = await app.drain(hurry)
-    finally:
-        await app.stop()
-    journal.info("stopped", clean=clean)
-    return 0 if clean else 1

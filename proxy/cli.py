@@ -87,25 +87,23 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", help="the route table")
 
 
-def _load(options: argparse.Namespace, *, keys: bool, certificates: bool) -> tuple[Loaded, SecretStore]:
-    from middlewares.registry import catalog
-
+def _table(options: argparse.Namespace) -> tuple[Path, SecretStore]:
     path = find_table(options.config, os.environ, Path.cwd())
-    secrets = SecretStore(os.environ, path.absolute().parent)
-    overrides = Overrides(listen=getattr(options, "listen", None), admin=getattr(options, "admin", None))
-    loaded = load(
-        path,
-        catalog(),
-        environ=os.environ,
-        overrides=overrides,
-        secrets=secrets if keys else None,
-        certificates=certificates,
-    )
-    return loaded, secrets
+    return path, SecretStore(os.environ, path.absolute().parent)
+
+
+def _overrides(options: argparse.Namespace) -> Overrides:
+    return Overrides(listen=getattr(options, "listen", None), admin=getattr(options, "admin", None))
 
 
 def _serve(options: argparse.Namespace) -> int:
-    loaded, secrets = _load(options, keys=False, certificates=True)
+    from config.files import Files
+    from proxy.source import Source
+
+    path, secrets = _table(options)
+    files = Files()
+    source = Source(path, os.environ, _overrides(options), secrets)
+    loaded = source.load(files)
     for problem in loaded.problems:
         print(problem, file=sys.stderr)
     if loaded.table is None:
@@ -113,12 +111,22 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     from proxy.service import serve
 
-    return serve(loaded.table, secrets)
+    return serve(source, loaded.table, files)
 
 
 def _check(options: argparse.Namespace) -> int:
+    from config.files import Files
+    from middlewares.registry import catalog
+
+    path, secrets = _table(options)
     with_files = not options.no_secrets
-    loaded, _ = _load(options, keys=with_files, certificates=with_files)
+    loaded = load(
+        path,
+        catalog(),
+        environ=os.environ,
+        secrets=secrets if with_files else None,
+        files=Files() if with_files else None,
+    )
     problems = loaded.problems
     if options.json:
         print(msgspec.json.format(msgspec.json.encode(problems), indent=2).decode())

@@ -43,6 +43,7 @@ class Service(Protocol):
     journal: Journal
     timer: Timer
     draining: bool
+    leaving: bool
     models: listing.ModelList
 
     def begin(self, serving: Serving) -> None: ...
@@ -191,6 +192,8 @@ class Serving:
         if service.draining:
             self._down.close_after()
             raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY_S)
+        if service.leaving:
+            self._down.close_after()
         target = read_target(request.method, request.raw_path)
         self._path = target.path
         headers, credentials = upward(request.headers, request.raw_headers)

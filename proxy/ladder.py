@@ -12,7 +12,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from middlewares.bodies import FixedBody, HeldBody, read_up_to
+from middlewares.breaker import Breaker
 from middlewares.clocks import Clocks, Timer, Watch
+from middlewares.concurrency import Concurrency
 from middlewares.exchange import Commit, Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode, refuses_content
@@ -35,6 +37,8 @@ class Route:
     usable: Callable[[], bool]
     listed: tuple[str, ...] | None
     """The models that `/v1/models` shows; None: ask the upstream."""
+    adopting: tuple[Breaker | Concurrency, ...] = ()
+    """Those of its middlewares whose state outlives the table."""
 
 
 class Ladder:

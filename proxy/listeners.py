@@ -7,9 +7,13 @@ import os
 import shutil
 import socket
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from config.addresses import Address
+
+Role = Literal["client", "admin"]
 
 BACKLOG = 2048
 """Connections waiting to be accepted; the kernel bounds it by `net.core.somaxconn`."""
@@ -17,6 +21,38 @@ BACKLOG = 2048
 
 class CannotListen(Exception):
     """An address that cannot be listened on; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listener:
+    """A listening socket, and for whom it is. `owned` is a unix socket's file that goes with it."""
+
+    address: Address
+    role: Role
+    sock: socket.socket
+    owned: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The address that it really has."""
+        return name_of(self.sock, tls=self.tls)
+
+    @property
+    def tls(self) -> bool:
+        """Whether its clients speak TLS."""
+        return self.address.kind == "tls"
+
+    def close(self, *, leave_file: bool = False) -> None:
+        """Connections are refused from now on, unless another process has the socket as well."""
+        self.sock.close()
+        if self.owned is not None and not leave_file:
+            self.owned.unlink(missing_ok=True)
+
+
+def open_listener(address: Address, role: Role) -> Listener:
+    """Listen there. Raises CannotListen."""
+    owned = Path(address.path) if address.kind == "unix" else None
+    return Listener(address, role, open_socket(address), owned)
 
 
 def open_socket(address: Address) -> socket.socket:

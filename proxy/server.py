@@ -42,22 +42,24 @@ _HIGH_WATER = 64 * 1024
 
 
 class Connections:
-    """How many connections there are, over all listeners; `limit` None is no limit."""
+    """How many connections are `open`; `limit` None is no limit. `left` is called when one is gone."""
 
-    __slots__ = ("_limit", "_open")
+    __slots__ = ("_left", "limit", "open")
 
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
-        self._open = 0
+    def __init__(self, limit: int | None, left: Callable[[], object] = lambda: None) -> None:
+        self._left = left
+        self.limit = limit
+        self.open = 0
 
     def enter(self) -> bool:
         """Count one more; False if it is one too many."""
-        self._open += 1
-        return self._limit is None or self._open <= self._limit
+        self.open += 1
+        return self.limit is None or self.open <= self.limit
 
     def leave(self) -> None:
         """One is gone."""
-        self._open -= 1
+        self.open -= 1
+        self._left()
 
 
 class Shared(NamedTuple):
@@ -303,11 +305,12 @@ class Server(web.Server):
     def __init__(self, handle: Handle, shared: Shared, timeouts: ClientTimeouts) -> None:
         super().__init__(handle, request_factory=_request, handler_cancellation=True)
         self._shared = shared
-        self._timeouts = timeouts
+        self.timeouts = timeouts
+        """For connections from now on."""
 
     def __call__(self) -> RequestHandler:
         """A connection; unlike the original, a wrong setting is an error and not dropped."""
-        return ClientConnection(self, self._shared, self._timeouts)
+        return ClientConnection(self, self._shared, self.timeouts)
 
 
 def _request(

@@ -11,24 +11,29 @@ import uvloop
 
 from config.catalog import Unusable
 from config.certificates import UnusableCertificate
+from config.files import Files
 from config.schema import Table
-from config.secrets import SecretStore
-from proxy.app import run
 from proxy.listeners import CannotListen
 from proxy.logs import Journal
+from proxy.program import Program
+from proxy.source import Source
 
 
-def serve(table: Table, secrets: SecretStore) -> int:
-    """Serve until told to stop; the exit code."""
+def serve(source: Source, table: Table, files: Files) -> int:
+    """Serve `table`, and what its files become, until told to stop; the exit code."""
     _require_safe_libraries()
     journal = Journal()
     journal.take_over_stdlib()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run(table, secrets, journal))
+            return runner.run(_run(source, table, files, journal))
     except (CannotListen, UnusableCertificate, Unusable) as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1
+
+
+async def _run(source: Source, table: Table, files: Files, journal: Journal) -> int:
+    return await Program(source, journal).run(table, files)
 
 
 def _require_safe_libraries() -> None:

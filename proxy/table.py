@@ -15,11 +15,14 @@ from yarl import URL
 from config import schema
 from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
+from middlewares.breaker import Breaker
 from middlewares.chain import compile_chain
 from middlewares.clocks import Clocks, Timer
+from middlewares.concurrency import Concurrency
 from middlewares.exchange import FIRST_EVENT, Deps, Handler, Middleware
 from middlewares.key import Key
 from middlewares.registry import make
+from middlewares.states import States
 from middlewares.stream import Stream
 from middlewares.timeout import Timeout
 from middlewares.waits import RETRY_AFTER_MAX_S
@@ -49,29 +52,50 @@ class RouteTable:
     names: tuple[str, ...]
     """The names under `models`, in the file's order."""
 
+    def adopt(self) -> None:
+        """It is in force from now on: what outlives tables follows this one."""
+        for route in self.routes.values():
+            for middleware in route.adopting:
+                middleware.adopt()
 
-def compile_table(table: schema.Table, secrets: SecretStore, client: Client, timer: Timer) -> RouteTable:
-    """Build everything that `table` describes."""
-    routes = {name: _route(name, route, secrets, client) for name, route in table.routes.items()}
-    top = _made(table.middlewares, Deps("", "", secrets, OWN_AGENT))
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every table of one process is compiled with."""
+
+    secrets: SecretStore
+    client: Client
+    timer: Timer
+    states: States
+
+
+def compile_table(table: schema.Table, around: Surroundings) -> RouteTable:
+    """Build everything that `table` describes. Nothing changes by it until `RouteTable.adopt`.
+
+    Raises UnusableCertificate, and Unusable for a third-party middleware that cannot be made.
+    """
+    routes = {name: _route(name, route, around) for name, route in table.routes.items()}
+    top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))
     return RouteTable(
         server=table.server,
         routes=routes,
         router=Router(table),
-        chain=_chain(top, Ladder(routes, timer)),
+        chain=_chain(top, Ladder(routes, around.timer)),
         clocks=_clocks(top, Clocks()),
         is_trusted=_trusting(table.server.trusted_proxies),
         names=tuple(table.models),
     )
 
 
-def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client) -> Route:
+def _route(name: str, route: schema.Route, around: Surroundings) -> Route:
     host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
     retries = (use.options for use in route.middlewares if use.name == "retry")
     longest = next((options.retry_after_max for options in retries), RETRY_AFTER_MAX_S)
-    made = _made(route.middlewares, Deps(name, host, secrets, OWN_AGENT, longest))
+    made = _made(route.middlewares, Deps(name, host, around.secrets, OWN_AGENT, longest, around.states))
     innermost: Handler = (
-        DemoModel() if route.upstream == "demo" else Upstream(client, way_to(route, secrets.base))
+        DemoModel()
+        if route.upstream == "demo"
+        else Upstream(around.client, way_to(route, around.secrets.base))
     )
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
     asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in _STATEFUL]
@@ -83,6 +107,7 @@ def _route(name: str, route: schema.Route, secrets: SecretStore, client: Client)
         commit=next((m.commit for m in made if isinstance(m, Stream)), FIRST_EVENT),
         usable=_all_available(keys),
         listed=_listed(route),
+        adopting=tuple(m for m in made if isinstance(m, Breaker | Concurrency)),
     )
 
 
