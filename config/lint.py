@@ -55,12 +55,9 @@ def judge(site: Site) -> None:
 
 def _not_built(site: Site) -> Iterator[tuple[Place, str]]:
     """What the contract has and this version has not: a version that builds one deletes its line."""
-    server = site.table.server
     for place, address in _addresses(site):
         if address.kind == "systemd":
             yield place, "systemd sockets are not"
-    if server.workers != 1:
-        yield ("server", "workers"), "more than one worker is not"
 
 
 def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:

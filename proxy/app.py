@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -36,11 +36,16 @@ _CLOSED_WITHIN_S = 1.0
 
 
 class App:
-    """Make it in a running loop, and `adopt` a table before anything else."""
+    """Make it in a running loop, and `adopt` a table before anything else.
+
+    `left` is called whenever a client's connection is gone.
+    """
 
     table: RouteTable
 
-    def __init__(self, secrets: SecretStore, journal: Journal) -> None:
+    def __init__(
+        self, secrets: SecretStore, journal: Journal, *, left: Callable[[], object] = lambda: None
+    ) -> None:
         self.timer: Timer = asyncio.get_running_loop()
         self.journal = journal
         self.draining = False
@@ -49,6 +54,7 @@ class App:
         self.models = ModelList(self.timer, journal)
         self._client = Client()
         self._departures = Departures()
+        self._left = left
         self._around = Surroundings(secrets, self._client, self.timer, States())
         self._tls: ssl.SSLContext | None = None
         self._in_flight: set[Serving] = set()
@@ -56,7 +62,7 @@ class App:
         self._quiet = asyncio.Event()
         self._quiet.set()
         connections = {
-            "client": Connections(None, self._judge_quiet),
+            "client": Connections(None, self._gone),
             # Whoever asks how we are is not to be turned away because everybody is here.
             "admin": Connections(None),
         }
@@ -99,6 +105,10 @@ class App:
     def end(self, serving: Serving) -> None:
         """An exchange is over."""
         self._in_flight.discard(serving)
+        self._judge_quiet()
+
+    def _gone(self) -> None:
+        self._left()
         self._judge_quiet()
 
     def _judge_quiet(self) -> None:

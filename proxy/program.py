@@ -1,5 +1,7 @@
 """The life of the program: signals, listeners, edits of the table, and the end.
 
+It serves by itself, or has a crew of workers serve, and then keeps only the admin listener.
+
 Stopping: readiness turns 503 and new requests are refused, after `drain_delay` the listeners close,
 exchanges in flight get `drain_timeout`, and what is left then is cut. A second signal ends at once.
 """
@@ -8,36 +10,52 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 
+from config.addresses import Address
 from config.files import Files
 from config.schema import Table
 from proxy import __version__
 from proxy.acceptor import Acceptor
 from proxy.app import App, either
-from proxy.listeners import Listener, open_listener
+from proxy.crew import Crew
+from proxy.listeners import Listener, Role, open_listener
 from proxy.logs import Journal
 from proxy.reload import Reloads
 from proxy.source import Source
+from proxy.upgrade import CannotUpgrade, Inherited, start_anew
 
 
 class Program:
-    """Make it in a running loop."""
+    """Make it in a running loop; `table` is the one to begin with."""
 
-    def __init__(self, source: Source, journal: Journal) -> None:
+    def __init__(self, source: Source, table: Table, journal: Journal) -> None:
+        self._table = table
         self._journal = journal
         self._app = App(source.secrets, journal)
+        workers = _number_of(table)
+        self._crew = Crew(workers, source, journal) if workers > 1 else None
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []
-        self._told, self._hurry, self._reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._inherited = Inherited(os.environ)
+        self._told, self._hurry = asyncio.Event(), asyncio.Event()
+        self._reload, self._upgrade = asyncio.Event(), asyncio.Event()
+        self._signalled = self._taken_over = False
 
-    async def run(self, table: Table, files: Files) -> int:
-        """Serve until told to stop; the exit code. Raises CannotListen, UnusableCertificate, Unusable."""
+    async def run(self, files: Files) -> int:
+        """Serve until told to stop; the exit code.
+
+        Raises CannotListen, CannotStart, UnusableCertificate, Unusable.
+        """
         # Before anybody is told that we are there: who starts us may stop us in the same breath.
         self._heed_signals()
         try:
-            self._reloads.begin(table, files)
+            self._reloads.begin(self._table, files)
+            self._bind()
+            if self._crew is not None:
+                await self._crew.start()
             self._start()
             gc.collect()
             gc.freeze()
@@ -45,13 +63,18 @@ class Program:
             clean = await self._drain()
         finally:
             self._close_listeners("client", "admin")
+            if self._crew is not None:
+                await self._crew.stop()
             await self._app.stop()
         self._journal.info("stopped", clean=clean)
         return 0 if clean else 1
 
-    def put_in_force(self, table: Table, _files: Files) -> None:
+    def put_in_force(self, table: Table, files: Files) -> None:
         """Serve by it from now on. Raises UnusableCertificate, Unusable."""
         self._app.adopt(*self._app.compile(table))
+        if self._crew is not None:
+            self._crew.limit = table.server.max_connections
+            self._crew.load(files)
 
     def reloaded(self, *, success: bool) -> None:
         """An edit was taken, or refused."""
@@ -60,52 +83,91 @@ class Program:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            (self._hurry if self._told.is_set() else self._told).set()
+            (self._hurry if self._signalled else self._told).set()
+            self._signalled = True
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        loop.add_signal_handler(signal.SIGUSR2, self._upgrade.set)
+
+    def _bind(self) -> None:
+        server = self._app.table.server
+        addresses: list[tuple[Address, Role]] = [(address, "client") for address in server.listen]
+        if server.admin is not None:
+            addresses.append((server.admin, "admin"))
+        for address, role in addresses:
+            found = self._inherited.take(address, role) or [open_listener(address, role)]
+            self._acceptors += [Acceptor(listener, self._take, self._journal) for listener in found]
 
     def _start(self) -> None:
-        server = self._app.table.server
-        for address in server.listen:
-            self._listen(open_listener(address, "client"))
-        if server.admin is not None:
-            self._listen(open_listener(server.admin, "admin"))
+        for acceptor in self._acceptors:
+            acceptor.start()
+            listener = acceptor.listener
+            self._journal.info("listening", role=listener.role, address=listener.name)
         routes = self._app.table.routes
         without = [name for name, route in routes.items() if not route.usable()]
         if without:
             self._journal.info("routes_without_key", routes=", ".join(without), answer="503 key_missing")
-        self._journal.info("ready", version=__version__, routes=len(routes))
-
-    def _listen(self, listener: Listener) -> None:
-        acceptor = Acceptor(listener, self._take, self._journal)
-        self._acceptors.append(acceptor)
-        acceptor.start()
-        self._journal.info("listening", role=listener.role, address=listener.name)
+        took_over = self._inherited.serve()
+        self._journal.info("ready", version=__version__, routes=len(routes), took_over=took_over)
 
     def _take(self, listener: Listener, sock: socket.socket) -> None:
-        self._app.take(sock, listener.role, tls=listener.tls)
+        if self._crew is not None and listener.role == "client":
+            self._crew.take(listener, sock)
+        else:
+            self._app.take(sock, listener.role, tls=listener.tls)
 
     async def _until_told(self) -> None:
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(self._reloads.run(self._reload, lambda _: None))
+            tasks = (
+                group.create_task(self._reloads.run(self._reload, lambda _: None)),
+                group.create_task(self._upgrade_when_told()),
+            )
             await self._told.wait()
-            task.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _upgrade_when_told(self) -> None:
+        while not self._taken_over:
+            await self._upgrade.wait()
+            self._upgrade.clear()
+            try:
+                pid = await start_anew((one.listener for one in self._acceptors), os.environ)
+            except CannotUpgrade as error:
+                self._journal.error("upgrade_failed", reason=str(error), serving="as before")
+                continue
+            self._journal.info("upgraded", pid=pid)
+            self._taken_over = True
+            self._told.set()
 
     async def _drain(self) -> bool:
         """Stop taking requests, let those in flight finish; False if some had to be cut."""
         settings = self._app.table.server
-        self._app.draining = True
-        self._journal.info("draining", in_flight=self._app.in_flight)
-        await either(self._hurry.wait(), asyncio.sleep(settings.drain_delay))
-        self._close_listeners("client")
-        return await self._app.finish(self._hurry, settings.drain_timeout)
+        if self._crew is None:
+            self._journal.info("draining", in_flight=self._app.in_flight)
+        else:
+            self._journal.info("draining", connections=self._crew.connections)
+            self._crew.drain(taken_over=self._taken_over)
+        if self._taken_over:
+            self._close_listeners("client", "admin")
+            self._app.hand_over()
+        else:
+            self._app.draining = True
+            await either(self._hurry.wait(), asyncio.sleep(settings.drain_delay))
+            self._close_listeners("client")
+        return await (self._crew or self._app).finish(self._hurry, settings.drain_timeout)
 
-    def _close_listeners(self, *roles: str) -> None:
+    def _close_listeners(self, *roles: Role) -> None:
         """Take no more connections; those that are open stay."""
         for acceptor in tuple(self._acceptors):
             if acceptor.listener.role in roles:
                 acceptor.stop()
-                acceptor.listener.close()
+                acceptor.listener.close(leave_file=self._taken_over)
                 self._acceptors.remove(acceptor)
+
+
+def _number_of(table: Table) -> int:
+    """Of processes that serve. "auto" is one for each core that we may use."""
+    workers = table.server.workers
+    return len(os.sched_getaffinity(0)) if workers == "auto" else workers

@@ -1,0 +1,23 @@
+"""What the program runs on: its event loop, and the libraries without which it would not be safe."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib.metadata import version
+
+import aiohttp.http_parser
+import uvloop
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """A new one. Exits where an installed library is known to mix up clients.
+
+    uvloop before 0.23 can give a cancelled connection's descriptor to another (uvloop#738), and
+    aiohttp's parser in Python is where its smuggling bugs were.
+    """
+    installed = tuple(int(part) for part in version("uvloop").split(".")[:2])
+    if installed < (0, 23):
+        raise SystemExit("tidegate: uvloop 0.23 or newer is required; older ones can mix up connections")
+    if not aiohttp.http_parser.HttpRequestParser.__module__.endswith("_http_parser"):
+        raise SystemExit("tidegate: aiohttp's compiled parser is missing; install aiohttp from a wheel")
+    return uvloop.new_event_loop()
