@@ -6,14 +6,17 @@ A key with a passphrase is refused: OpenSSL would ask for it on the terminal and
 
 from __future__ import annotations
 
+import os
 import ssl
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from config.files import read_regular
+from config.files import Files
 from config.schema import ListenerTls, UpstreamTls
 from config.wording import quoted
 
 _ALPN = ["http/1.1"]
+_LARGEST = 4 * 1024 * 1024
 
 
 class UnusableCertificate(ValueError):
@@ -24,23 +27,24 @@ class UnusableCertificate(ValueError):
         self.field = field
 
 
-def listener_context(tls: ListenerTls, base: Path) -> ssl.SSLContext:
-    """For a server; relative files are looked for in the folder `base`. Raises UnusableCertificate."""
+def listener_context(tls: ListenerTls, files: Files) -> ssl.SSLContext:
+    """For a server. Raises UnusableCertificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(_ALPN)
-    cert, key = _readable("cert", base / tls.cert), _readable("key", base / tls.key)
+    cert, key = _read("cert", tls.cert, files), _read("key", tls.key, files)
     try:
-        context.load_cert_chain(cert, key, password=_no_passphrase)
+        with _as_file(cert) as cert_file, _as_file(key) as key_file:
+            context.load_cert_chain(cert_file, key_file, password=_no_passphrase)
     except OSError as error:
-        raise _unusable_pair(cert, key, error) from None
+        raise _unusable_pair(tls, files, error) from None
     if tls.client_ca is not None:
-        _trust(context, "client_ca", base / tls.client_ca)
+        _trust(context, "client_ca", tls.client_ca, files)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def upstream_context(tls: UpstreamTls, base: Path) -> ssl.SSLContext:
+def upstream_context(tls: UpstreamTls, files: Files) -> ssl.SSLContext:
     """For a client; with `ca` nothing but that is trusted. Raises UnusableCertificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -49,45 +53,63 @@ def upstream_context(tls: UpstreamTls, base: Path) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     elif tls.ca is not None:
-        _trust(context, "ca", base / tls.ca)
+        _trust(context, "ca", tls.ca, files)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
 
 
-def _readable(field: str, path: Path) -> Path:
-    """The path again; OpenSSL's own word for a file that is not there names no file."""
+def _read(field: str, name: str, files: Files) -> bytes:
+    """What is in the file; OpenSSL's own word for a file that is not there names no file."""
     try:
-        read_regular(path, 1)
+        data = files.read(name, _LARGEST)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise UnusableCertificate(field, f"{quoted(str(path))} cannot be read: {reason or error}") from None
-    return path
+        raise UnusableCertificate(field, f"{_shown(name, files)} cannot be read: {reason or error}") from None
+    if len(data) > _LARGEST:
+        raise UnusableCertificate(field, f"{_shown(name, files)} is larger than 4 MiB: is it a certificate?")
+    return data
 
 
-def _trust(context: ssl.SSLContext, field: str, path: Path) -> None:
-    if not _holds_certificates(context, _readable(field, path)):
-        message = (
-            f"{quoted(str(path))} holds no certificates: write a file of them in PEM (BEGIN CERTIFICATE)"
-        )
-        raise UnusableCertificate(field, message)
+def _shown(name: str, files: Files) -> str:
+    return quoted(str(files.base / name))
 
 
-def _holds_certificates(context: ssl.SSLContext, path: Path) -> bool:
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """A name under which OpenSSL can read what was read already; nothing of it reaches a disk."""
+    descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
-        context.load_verify_locations(path)
+        os.write(descriptor, data)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _trust(context: ssl.SSLContext, field: str, name: str, files: Files) -> None:
+    if not _holds_certificates(context, _read(field, name, files)):
+        shown = _shown(name, files)
+        raise UnusableCertificate(
+            field, f"{shown} holds no certificates: write a file of them in PEM (BEGIN CERTIFICATE)"
+        )
+
+
+def _holds_certificates(context: ssl.SSLContext, data: bytes) -> bool:
+    try:
+        with _as_file(data) as file:
+            context.load_verify_locations(file)
     except OSError:  # of which ssl.SSLError is one
         return False
     return True
 
 
-def _unusable_pair(cert: Path, key: Path, error: OSError) -> UnusableCertificate:
+def _unusable_pair(tls: ListenerTls, files: Files, error: OSError) -> UnusableCertificate:
+    cert, key = _shown(tls.cert, files), _shown(tls.key, files)
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
-        return UnusableCertificate("key", f"{quoted(str(key))} is the key of another certificate")
-    if not _holds_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert):
-        message = f"{quoted(str(cert))} holds no certificate in PEM (BEGIN CERTIFICATE)"
-        return UnusableCertificate("cert", message)
-    return UnusableCertificate("key", f"{quoted(str(key))} holds no key in PEM without a passphrase")
+        return UnusableCertificate("key", f"{key} is the key of another certificate")
+    if not _holds_certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), _read("cert", tls.cert, files)):
+        return UnusableCertificate("cert", f"{cert} holds no certificate in PEM (BEGIN CERTIFICATE)")
+    return UnusableCertificate("key", f"{key} holds no key in PEM without a passphrase")
 
 
 def _no_passphrase() -> str:

@@ -37,20 +37,23 @@ def signature_of(status: os.stat_result) -> Signature:
 
 
 class Files:
-    """What was read, each file once. `contents` given: those are all the files that there are.
+    """What was read, each file once. `base` is the folder that relative names start from: the table's.
+
+    `contents` given: those are all the files that there are, by their absolute names.
 
     `seen` has the signature of each file that was asked for, as it was before it was read, also of those that
     could not be read.
     """
 
-    def __init__(self, contents: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, base: Path, contents: Mapping[str, bytes] | None = None) -> None:
+        self.base = base
         self.contents: dict[str, bytes] = dict(contents or {})
         self.seen: dict[Path, Signature] = {}
         self._sealed = contents is not None
 
-    def read(self, path: Path, limit: int) -> bytes:
+    def read(self, path: Path | str, limit: int) -> bytes:
         """Up to `limit` + 1 bytes of it. Raises OSError or ValueError, as `read_regular` does."""
-        path = path.absolute()
+        path = (self.base / path).absolute()
         known = self.contents.get(str(path))
         if known is not None:
             return known

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from config.addresses import Address, same_endpoint, same_listener
 from config.catalog import Catalog, Entry, Reviewed, Scene
+from config.files import Files
 from config.names import judge_names
 from config.problems import Finding
 from config.report import Place, Report
@@ -32,8 +32,8 @@ class Site(NamedTuple):
     report: Report
     catalog: Catalog
     secrets: SecretStore | None = None
-    base: Path | None = None
-    """The folder of the file, None when certificates are not to be looked at."""
+    files: Files | None = None
+    """Those that the table names; None when they are not to be looked at."""
 
     @property
     def routes(self) -> dict[str, Route]:
@@ -47,7 +47,7 @@ def judge(site: Site) -> None:
     _listeners(site)
     _proxies(site)
     _upstreams(site)
-    judge_transport(site.table, site.routes, site.report, site.base)
+    judge_transport(site.table, site.routes, site.report, site.files)
     _chains(site)
     for place, message in _not_built(site):
         site.report.error_at(place, "not-built", f"{message} in this version of tidegate")

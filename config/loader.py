@@ -90,7 +90,7 @@ def load(
     """
     report = Report(str(path))
     table: Any = None
-    text = _text(path, files or Files(), report)
+    text = _text(path.absolute(), files or Files(path.absolute().parent), report)
     root = None if text is None else read(text, report)
     if root is not None and not _is_empty(root, report):
         table = Reader(report, catalog, environ).read(root, inspect.type_info(Table), ())
@@ -100,8 +100,7 @@ def load(
     server = _overridden(server, overrides, report)
     if isinstance(table, Table):
         table = structs.replace(table, server=server)
-        base = None if files is None else path.absolute().parent
-        judge(Site(table, report, catalog, secrets, base))
+        judge(Site(table, report, catalog, secrets, files))
     return _loaded(table, report)
 
 

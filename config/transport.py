@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from config.certificates import UnusableCertificate, listener_context, upstream_context
+from config.files import Files
 from config.report import Place, Report
 from config.schema import Route, Table
 from config.upstreams import parse_proxy, parse_upstream
 from config.wording import quoted
 
 
-def judge_transport(table: Table, routes: dict[str, Route], report: Report, base: Path | None) -> None:
-    """Report what is wrong; `base` is the table's folder, None when files are not to be looked at."""
-    if base is not None:
-        _listener_files(table, report, base)
+def judge_transport(table: Table, routes: dict[str, Route], report: Report, files: Files | None) -> None:
+    """Report what is wrong; `files` None means that certificates are not to be looked at."""
+    if files is not None:
+        _listener_files(table, report, files)
     for name, route in routes.items():
         if ("routes", name, "upstream") not in report.broken:
-            _tls(name, route, report, base)
+            _tls(name, route, report, files)
         if route.proxy is not None:
             _proxy(("routes", name, "proxy"), route, report)
 
 
-def _listener_files(table: Table, report: Report, base: Path) -> None:
+def _listener_files(table: Table, report: Report, files: Files) -> None:
     if table.server.tls is not None:
         try:
-            listener_context(table.server.tls, base)
+            listener_context(table.server.tls, files)
         except UnusableCertificate as error:
             _unusable(("server", "tls", error.field), error, report)
 
 
-def _tls(name: str, route: Route, report: Report, base: Path | None) -> None:
+def _tls(name: str, route: Route, report: Report, files: Files | None) -> None:
     place: Place = ("routes", name, "tls")
     if route.tls is None:
         return
@@ -41,9 +41,9 @@ def _tls(name: str, route: Route, report: Report, base: Path | None) -> None:
     elif not route.tls.verify:
         message = f"the route {quoted(name)} sends keys and prompts to whoever answers: verify is false"
         report.add(report.mark((*place, "verify")), "warning", "tls-unverified", message)
-    if base is not None:
+    if files is not None:
         try:
-            upstream_context(route.tls, base)
+            upstream_context(route.tls, files)
         except UnusableCertificate as error:
             _unusable((*place, error.field), error, report)
 

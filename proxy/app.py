@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from config.certificates import listener_context
+from config.files import Files
 from config.schema import ClientTimeouts, Table
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
@@ -76,13 +77,13 @@ class App:
             for role, counted in connections.items()
         }
 
-    def compile(self, table: Table) -> tuple[RouteTable, ssl.SSLContext | None]:
+    def compile(self, table: Table, files: Files) -> tuple[RouteTable, ssl.SSLContext | None]:
         """Everything that `adopt` needs, with nothing changed yet. Raises UnusableCertificate, Unusable."""
         tls = table.server.tls
-        context = None if tls is None else listener_context(tls, self._around.secrets.base)
+        context = None if tls is None else listener_context(tls, files)
         if context is not None:
             tell_of_failures(context, self.journal)
-        return compile_table(table, self._around), context
+        return compile_table(table, files, self._around), context
 
     def adopt(self, table: RouteTable, context: ssl.SSLContext | None) -> None:
         """Serve what comes from now on by this table, new connections with this certificate."""

@@ -101,7 +101,7 @@ def _serve(options: argparse.Namespace) -> int:
     from proxy.source import Source
 
     path, secrets = _table(options)
-    files = Files()
+    files = Files(secrets.base)
     source = Source(path, os.environ, _overrides(options), secrets)
     loaded = source.load(files)
     for problem in loaded.problems:
@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace) -> int:
         catalog(),
         environ=os.environ,
         secrets=secrets if with_files else None,
-        files=Files() if with_files else None,
+        files=Files(secrets.base) if with_files else None,
     )
     problems = loaded.problems
     if options.json:

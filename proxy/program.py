@@ -71,7 +71,7 @@ class Program:
 
     def put_in_force(self, table: Table, files: Files) -> None:
         """Serve by it from now on. Raises UnusableCertificate, Unusable."""
-        self._app.adopt(*self._app.compile(table))
+        self._app.adopt(*self._app.compile(table, files))
         if self._crew is not None:
             self._crew.limit = table.server.max_connections
             self._crew.load(files)

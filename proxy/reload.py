@@ -79,7 +79,7 @@ class Reloads:
         return changed
 
     async def _reload(self) -> None:
-        files = Files()
+        files = Files(self._source.secrets.base)
         self._watcher.note(self._source.key_files(self._table))
         problem: str | None
         try:

@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_network
 from yarl import URL
 
 from config import schema
+from config.files import Files
 from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
 from middlewares.breaker import Breaker
@@ -69,12 +70,12 @@ class Surroundings:
     states: States
 
 
-def compile_table(table: schema.Table, around: Surroundings) -> RouteTable:
-    """Build everything that `table` describes. Nothing changes by it until `RouteTable.adopt`.
+def compile_table(table: schema.Table, files: Files, around: Surroundings) -> RouteTable:
+    """Build everything that `table` describes, with the `files` that it names.
 
-    Raises UnusableCertificate, and Unusable for a third-party middleware that cannot be made.
+    Nothing changes by it until `RouteTable.adopt`. Raises UnusableCertificate, and Unusable for a third-party middleware that cannot be made.
     """
-    routes = {name: _route(name, route, around) for name, route in table.routes.items()}
+    routes = {name: _route(name, route, files, around) for name, route in table.routes.items()}
     top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))
     return RouteTable(
         server=table.server,
@@ -87,15 +88,13 @@ def compile_table(table: schema.Table, around: Surroundings) -> RouteTable:
     )
 
 
-def _route(name: str, route: schema.Route, around: Surroundings) -> Route:
+def _route(name: str, route: schema.Route, files: Files, around: Surroundings) -> Route:
     host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
     retries = (use.options for use in route.middlewares if use.name == "retry")
     longest = next((options.retry_after_max for options in retries), RETRY_AFTER_MAX_S)
     made = _made(route.middlewares, Deps(name, host, around.secrets, OWN_AGENT, longest, around.states))
     innermost: Handler = (
-        DemoModel()
-        if route.upstream == "demo"
-        else Upstream(around.client, way_to(route, around.secrets.base))
+        DemoModel() if route.upstream == "demo" else Upstream(around.client, way_to(route, files))
     )
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
     asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in _STATEFUL]

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from config.files import Signature, signature
 
-LOOK_EVERY_S = 0.25
-"""Two looks that see the same make a file still."""
+LOOK_EVERY_S = 0.1
+STILL_S = 0.2
+"""Without a change for so long, a file is whole."""
 
 
 class Watcher:
     """Remembers what the files were like when they were read."""
 
-    def __init__(self, every: float = LOOK_EVERY_S) -> None:
-        self._every = every
+    def __init__(self) -> None:
         self._known: dict[Path, Signature] = {}
 
     def watch(self, read: Mapping[Path, Signature], besides: Iterable[Path] = ()) -> None:
@@ -37,11 +37,17 @@ class Watcher:
 
     async def changed(self) -> tuple[Path, ...]:
         """Wait until some are not as they are known, and nothing moves any more."""
-        before: dict[Path, Signature] = {}
+        loop = asyncio.get_running_loop()
+        before, since = self._look(), loop.time()
         while True:
-            await asyncio.sleep(self._every)
-            now = {path: signature(path) for path in self._known}
-            different = tuple(path for path, found in now.items() if found != self._known[path])
-            if different and now == before:
-                return different
-            before = now
+            await asyncio.sleep(LOOK_EVERY_S)
+            now = self._look()
+            if now != before:
+                before, since = now, loop.time()
+            elif loop.time() - since >= STILL_S:
+                different = tuple(path for path, found in now.items() if found != self._known[path])
+                if different:
+                    return different
+
+    def _look(self) -> dict[Path, Signature]:
+        return {path: signature(path) for path in self._known}

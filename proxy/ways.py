@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from ssl import SSLContext
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from aiohttp import BasicAuth
 from yarl import URL
 
 from config.certificates import upstream_context
+from config.files import Files
 from config.schema import Route
 
 
@@ -27,11 +27,11 @@ class Way(NamedTuple):
         return self.proxy is not None and not self.base.lower().startswith("https:")
 
 
-def way_to(route: Route, base: Path) -> Way:
-    """The way that a route describes; relative files start in `base`. Raises UnusableCertificate."""
+def way_to(route: Route, files: Files) -> Way:
+    """The way that a route describes. Raises UnusableCertificate."""
     way = Way(route.upstream.rstrip("/"))
     if route.tls is not None:
-        way = way._replace(ssl=upstream_context(route.tls, base))
+        way = way._replace(ssl=upstream_context(route.tls, files))
     if route.proxy is not None:
         proxy = URL(route.proxy)
         login = BasicAuth(proxy.user or "", proxy.password or "", "utf-8") if proxy.user else None

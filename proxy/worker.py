@@ -103,13 +103,14 @@ class Worker:
     async def _load(self, load: control.Load, contents: Mapping[str, bytes]) -> None:
         async with self._loading:  # one after the other: the last is to win
             source = self._source = self._source or _source(load)
-            loaded = await asyncio.to_thread(source.load, Files(contents))
+            files = Files(source.secrets.base, contents)
+            loaded = await asyncio.to_thread(source.load, files)
             if loaded.table is None:
                 self._channel.send(control.Refused("; ".join(str(problem) for problem in loaded.problems)))
                 return
             app = self._app or App(source.secrets, self._journal, left=self._note_left)
             try:
-                app.adopt(*app.compile(loaded.table))
+                app.adopt(*app.compile(loaded.table, files))
             except (UnusableCertificate, Unusable) as error:
                 self._channel.send(control.Refused(str(error)))
                 return

@@ -347,8 +347,6 @@ def test_a_table_has_a_route(tmp_path):
     ("server", "column", "code", "message"),
     [
         ("{listen: [systemd]}", 19, "not-built", "systemd sockets are not in this version of tidegate"),
-        ("{workers: 2}", 19, "not-built", "more than one worker is not in this version of tidegate"),
-        ("{workers: auto}", 19, "not-built", "more than one worker is not in this version of tidegate"),
         ("{listen: []}", 10, "no-listeners", "listen is empty: write 127.0.0.1:8080"),
         (
             "{trusted_proxies: [unix, 10.0.0.0/33]}",

@@ -141,7 +141,7 @@ def test_files_that_cannot_be_used_are_told_where_they_are_named(tmp_path: Path)
     for (cert, key, client_ca), message in pairs.items():
         files = f"cert: {cert}, key: {key}" + (f", client_ca: {client_ca}" if client_ca else "")
         path.write_text(f"version: 1\nserver:\n  tls: {{{files}}}\nroutes:\n  demo: {{upstream: demo}}\n")
-        problems = load(path, CATALOG, environ={}, files=Files()).problems
+        problems = load(path, CATALOG, environ={}, files=Files(path.parent)).problems
         assert load(path, CATALOG, environ={}).problems == ()
         if message is None:
             assert problems == ()
@@ -154,7 +154,7 @@ def test_files_that_cannot_be_used_are_told_where_they_are_named(tmp_path: Path)
 def test_the_authority_of_a_route_is_looked_at_beside_the_table(tmp_path: Path) -> None:
     path = tmp_path / "routes.yaml"
     path.write_text("version: 1\nroutes:\n  a: {upstream: https://p.test, tls: {ca: ca.crt}}\n")
-    (problem,) = load(path, CATALOG, environ={}, files=Files()).problems
+    (problem,) = load(path, CATALOG, environ={}, files=Files(path.parent)).problems
 
     assert problem.message == f"{str(tmp_path / 'ca.crt')!r} cannot be read: No such file or directory"
     assert (problem.line, problem.column) == (3, 43)

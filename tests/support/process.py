@@ -25,7 +25,8 @@ class Tidegate:
 
     `stdout` and `stderr` hold the lines so far; `log` is the exchange log. Neither may hold a key of the
     environment or of the table's files, a credential that a test's client sent, or one of `secrets`:
-    that fails the test even where it fails, or expects to fail, by something else.
+    that fails the test even where it fails, or expects to fail, by something else. With `own_group` a
+    signal may be sent to all its processes, as a terminal does.
     """
 
     process: asyncio.subprocess.Process
@@ -39,6 +40,7 @@ class Tidegate:
         command: Sequence[str] = SERVE,
         ready_within: float = 15.0,
         secrets: Iterable[str] = (),
+        own_group: bool = False,
     ) -> None:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
@@ -47,6 +49,7 @@ class Tidegate:
         self._table = table
         self._secrets = {*secrets} | self._configured_secrets()
         self._ready_within = ready_within
+        self._own_group = own_group
         self._bell = Bell()
         self._watch: list[asyncio.Task[None]] = []
         self._ended = False
@@ -61,6 +64,7 @@ class Tidegate:
             stdout=pipe,
             stderr=pipe,
             limit=_LONGEST_LINE,
+            start_new_session=self._own_group,
         )
         assert self.process.stdout is not None and self.process.stderr is not None
         self._watch = [
