@@ -6,10 +6,12 @@ the chain, an answer is a `Reply` that leaves the chain only when it may be comm
 commit" needs no rule of its own.
 
 A clock that ran out is never tried again, and a wait that `total` would not see the end of is not begun.
+A breaker among the rest of the chain that opens between two calls ends them with what the provider said last.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -18,8 +20,9 @@ from typing import Any, cast
 
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
-from middlewares.exchange import Deps, Exchange, Handler, Reply, Upload
-from middlewares.faults import UpstreamFault
+from middlewares.bodies import FixedBody, read_up_to
+from middlewares.exchange import Deps, Exchange, Handler, Reply, Snapshot, Upload
+from middlewares.faults import Refusal, UpstreamFault
 from middlewares.retry_options import Options, When
 from middlewares.waits import asked_to_wait
 
@@ -30,6 +33,10 @@ _CAUSES: dict[str, When] = {
 }
 _NEVER = frozenset({501, 505})
 """The server says that it cannot, and would say so again."""
+_KEPT_AT_MOST = 64 * 1024
+"""Bytes of a failure's body that are kept through the wait."""
+_READ_WITHIN_S = 1.0
+"""For a body that does not follow its head: the wait is for the provider to recover, not for its words."""
 
 
 class Retry:
@@ -69,12 +76,18 @@ class _Again(Exception):
 
 @dataclass(slots=True)
 class _Answered:
-    """A reply, as far as aiohttp-retry looks at it."""
+    """A reply, as far as aiohttp-retry looks at it.
+
+    `spent`: it may be tried again, but was often enough. `kept`: its body is here, whole. `last`: no
+    call after it was made.
+    """
 
     reply: Reply
     method: str
     stack: AsyncExitStack
     spent: bool = False
+    kept: bool = False
+    last: bool = False
 
     @property
     def status(self) -> int:
@@ -89,10 +102,12 @@ class _Calls:
         self._call_next = call_next
         self._policy = policy
         self._before = exchange.snapshot()
+        self._failure: _Answered | UpstreamFault | None = None
         self.made = 0
 
     async def request(self, method: str, _url: str, **_options: object) -> _Answered:
         exchange, outer = self._exchange, self._exchange.stack
+        sent = Snapshot(exchange.headers, exchange.body, exchange.query)
         if self.made:
             exchange.restore(self._before)
         self.made += 1
@@ -102,8 +117,16 @@ class _Calls:
         exchange.stack = stack
         try:
             reply = await self._call_next(exchange)
+        except Refusal as refusal:
+            if refusal.code != "breaker_open":
+                raise
+            await stack.aclose()
+            # What is told of the exchange is told of the call that was made.
+            exchange.restore(sent)
+            return self._told_before(refusal)
         except UpstreamFault as fault:
             await stack.aclose()
+            self._failure = fault
             if self._policy.may_repeat(fault, self.made):
                 raise _Again(fault) from fault
             raise
@@ -111,7 +134,22 @@ class _Calls:
             exchange.stack = outer
         answered = _Answered(reply, method, stack)
         answered.spent = self.made > 1 and self._policy.is_cause(reply)
+        self._failure = answered
         return answered
+
+    def _told_before(self, refusal: Refusal) -> _Answered:
+        """What the provider said last, where it was asked and a breaker forbids to ask again.
+
+        Raises the fault that it was, or `refusal` where nothing is known.
+        """
+        failure = self._failure
+        if isinstance(failure, UpstreamFault):
+            failure.spent = True
+            raise failure from failure.__cause__
+        if failure is None or not failure.kept:
+            raise refusal
+        failure.spent = failure.last = True
+        return failure
 
 
 class _Policy(RetryOptionsBase):
@@ -152,9 +190,10 @@ class _Policy(RetryOptionsBase):
     async def _is_final(self, answered: _Answered) -> bool:
         """aiohttp-retry's question about an answer; False has it ask again after `get_timeout`."""
         self._calls += 1
-        if not self.is_cause(answered.reply):
+        reply = answered.reply
+        if answered.last or not self.is_cause(reply):
             return True
-        asked = asked_to_wait(answered.reply.headers)
+        asked = asked_to_wait(reply.headers)
         self._wait = self._backoff(self._calls) if asked is None else asked
         too_long = asked is not None and asked > self._options.retry_after_max
         # Another route is better than a long wait for this one.
@@ -162,7 +201,9 @@ class _Policy(RetryOptionsBase):
         if too_long or better or not self._has_time():
             answered.spent = False  # it may be tried again, though not by us
             return True
-        answered.reply.body.close()
+        source = reply.body
+        answered.kept = await _read(reply)
+        source.close()
         await answered.stack.aclose()
         return False
 
@@ -179,6 +220,22 @@ class _Policy(RetryOptionsBase):
     def _has_time(self) -> bool:
         left = self._exchange.watch.left("total")
         return left is None or self._wait < left
+
+
+async def _read(reply: Reply) -> bool:
+    """Have `reply` keep a failure's body; False where it is long, or long in coming, or cut.
+
+    Raises TimeoutFault: a clock that runs out here has run out on the attempt.
+    """
+    body = reply.body
+    try:
+        async with asyncio.timeout(_READ_WITHIN_S):
+            pieces, ended = await read_up_to(_KEPT_AT_MOST, body)
+    except (TimeoutError, UpstreamFault):
+        return False
+    if ended:
+        reply.body = FixedBody(b"".join(pieces))
+    return ended
 
 
 class _Nobody:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from email.utils import formatdate
 from typing import Any
@@ -15,56 +14,10 @@ from multidict import CIMultiDict
 from middlewares.clocks import Clocks, Watch
 from middlewares.exchange import Exchange, Reply, Upload
 from middlewares.faults import ClientFault, Fault, Refusal, TimeoutFault, UpstreamFault
-from middlewares.retry import Retry
 from middlewares.retry_options import Backoff, Options
 from middlewares.waits import asked_to_wait
-from tests.middlewares.fakes import UNHURRIED, FakeBody, FakeTimer, deps_of, exchange_of, reply_of
-
-QUICK = Backoff(initial=0.001, max=0.002)
-CONNECT = UpstreamFault("upstream_connect", "no connection")
-RESET = UpstreamFault("upstream_reset", "reset")
-CUT = UpstreamFault("upstream_cut", "cut")
-
-Step = Reply | Fault
-
-
-class Rest:
-    """The rest of the chain: one outcome a call; keeps what each was given, and whether it was let go."""
-
-    def __init__(self, *steps: Step) -> None:
-        self._steps = list(steps)
-        self.bodies: list[bytes] = []
-        self.headers: list[dict[str, str]] = []
-        self.let_go: list[bool] = []
-        self.held_at_start: list[int] = []
-
-    @property
-    def calls(self) -> int:
-        return len(self.bodies)
-
-    async def __call__(self, exchange: Exchange) -> Reply:
-        number = self.calls
-        self.held_at_start.append(self.let_go.count(False))
-        self.let_go.append(False)
-        exchange.stack.callback(lambda: self.let_go.__setitem__(number, True))
-        assert exchange.fields is not None
-        self.headers.append(dict(exchange.headers))
-        self.bodies.append(exchange.fields.encode())
-        exchange.fields.set("model", "changed")
-        exchange.headers["X-Changed"] = "yes"
-        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
-        if isinstance(step, Fault):
-            step.spent = False  # faults are made once for all of these tests
-            raise step
-        return step
-
-
-def answer(status: int, **headers: str) -> Reply:
-    return reply_of(b"{}", status=status, kind="application/json", headers=headers)
-
-
-def made(chance: Callable[[], float] = lambda: 1.0, **options: Any) -> Retry:
-    return Retry(Options(**{"backoff": QUICK, **options}), deps_of(), chance=chance)
+from tests.middlewares.fakes import UNHURRIED, FakeBody, FakeTimer, exchange_of
+from tests.middlewares.retries import CONNECT, CUT, RESET, Rest, answer, made
 
 
 def raises_if(wanted: bool) -> AbstractContextManager[object]:
@@ -241,9 +194,10 @@ async def test_no_clock_of_an_attempt_runs_during_the_wait() -> None:
 
 async def test_a_refused_answers_body_is_closed_before_the_next_call() -> None:
     bad = answer(500)
+    body = bad.body
     await made()(exchange_of(), Rest(bad, answer(200)))
 
-    assert isinstance(bad.body, FakeBody) and bad.body.closed
+    assert isinstance(body, FakeBody) and body.closed
 
 
 async def test_leaving_while_it_waits_leaves_nothing_behind() -> None:

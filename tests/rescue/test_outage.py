@@ -225,3 +225,43 @@ async def test_an_answer_that_was_asked_for_before_it_opened_does_not_close_it(t
     assert early.result().body == whole("a")
     assert (refused.body, later.body) == (whole("b"), whole("b"))
     assert ladder.calls() == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "wait"),
+    [
+        (refusal(503, "overloaded", wait="1"), 503, "overloaded", "1"),
+        (answer(429, {"error": {"message": "weekly usage limit", "code": "limit"}}), 429, "limit", None),
+        (reset_before_head(), 502, "upstream_reset", None),
+    ],
+    ids=["its own error", "its quota", "a reset"],
+)
+async def test_a_breaker_that_opens_between_two_calls_does_not_hide_what_the_provider_said(
+    tmp_path: Path, fault: Behaviour, status: int, code: str, wait: str | None
+) -> None:
+    breaker = {"breaker": {"failures": 1, "cooldown": "30s"}}
+    async with ladder_of(tmp_path, "first_event", inner=[breaker]) as ladder:
+        ladder.rungs["a"].behaviour = fault
+        heard = await ask(ladder.gate.port, "a/of-a")
+        entry = await ladder.gate.log_entry(heard.headers)
+        after = await ask(ladder.gate.port, "a/of-a")
+        calls = ladder.calls()
+
+    assert (heard.status, heard.error, heard.header("retry-after")) == (status, code, wait)
+    assert (heard.header("x-should-retry"), heard.header("x-tidegate-attempts")) == ("false", "1")
+    assert heard.header("x-tidegate-changed") == "model=a/of-a->of-a, max_tokens=5->101"
+    assert (entry["upstream_model"], entry["outcome"]) == ("of-a", "upstream_error")
+    # Nobody was asked for this one: it is the breaker that speaks.
+    assert (after.status, after.error, after.header("x-tidegate-attempts")) == (503, "breaker_open", "0")
+    assert calls == (1, 0)
+
+
+async def test_a_ladder_logs_what_failed_and_not_the_breaker_that_opened_on_the_way(tmp_path: Path) -> None:
+    breaker = {"breaker": {"failures": 2, "cooldown": "30s"}}
+    async with ladder_of(tmp_path, "first_event", inner=[breaker]) as ladder:
+        ladder.rungs["a"].behaviour = refusal(503, "overloaded")
+        heard = await ask(ladder.gate.port, "both")
+        failed = await ladder.gate.wait_event("rung_failed")
+
+    assert (heard.body, ladder.calls()) == (whole("b"), (2, 1))
+    assert (failed["route"], failed["failure"], failed["attempts"]) == ("a", "503", 2)
