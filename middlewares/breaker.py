@@ -160,7 +160,7 @@ class Breaker:
             if exchange.watch.fired:
                 entered.failed()
             raise
-        if reply.refuses_content:
+        if reply.blames_request:
             pass  # as a 4xx: a provider that judges is well
         elif reply.status >= 500:
             entered.failed()

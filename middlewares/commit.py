@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 from middlewares.bodies import FixedBody
 from middlewares.exchange import Commit, CommitAt, Exchange, Reply, ReplyBody, Sink
 from middlewares.faults import UpstreamFault
-from middlewares.observation import EventTap, Observation, decode, refuses_content
+from middlewares.observation import EventTap, Observation, blames_request, decode
 from middlewares.sse import Event
 
 _OF_THE_STREAM = frozenset({"content-type", "content-length", "cache-control"})
@@ -69,7 +69,7 @@ def _promoted(events: EventTap | None) -> Reply | None:
     named += [value.get("code"), value.get("status")]
     status = next((n for n in named if type(n) is int and 400 <= n <= 599), 502)
     headers = CIMultiDict({"Content-Type": "application/json", "Content-Length": str(len(told.data))})
-    return Reply(status, headers, FixedBody(told.data), refuses_content=refuses_content(value))
+    return Reply(status, headers, FixedBody(told.data), blames_request=blames_request(value))
 
 
 class ObservedBody:

@@ -128,8 +128,8 @@ class Reply:
     """An answer's head, and its body to come. `headers` are (name, value) pairs in order.
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
-    `eager` has the head sent by itself, before any of the body is here. `refuses_content`: an error
-    inside a stream that its provider's policy gave, which has no status of its own.
+    `eager` has the head sent by itself, before any of the body is here. `blames_request`: an error
+    inside a stream that is about what was asked, and has no status of its own to say so.
     """
 
     status: int
@@ -139,7 +139,7 @@ class Reply:
     seen: Observation | None = None
     taps: list[Tap] = field(default_factory=list)
     eager: bool = False
-    refuses_content: bool = False
+    blames_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _READ = ("prompt_tokens_details", "input_tokens_details")
 _OUT_OF_BUDGET = ("length", "max_tokens", "max_output_tokens")
 _REFUSES_CONTENT = frozenset({"content_policy_violation", "content_filter", "moderation_blocked"})
 """Codes or types of errors; of OpenAI, of Azure and Moonshot, and of OpenAI's images."""
+_WANTS_ANOTHER_MODEL = frozenset({"context_length_exceeded", "model_not_found"})
 _DECODE = msgspec.json.Decoder()
 
 
@@ -51,10 +52,26 @@ def decode(data: bytes) -> dict[str, Any]:
 
 def refuses_content(value: dict[str, Any]) -> bool:
     """Whether an error says that its policy forbids the content: whatever its status, the answer is no."""
-    error = _object(value.get("error"))
+    error = _error(value)
     return any(
         isinstance(said, str) and said in _REFUSES_CONTENT for said in (error.get("code"), error.get("type"))
     )
+
+
+def wants_another_model(value: dict[str, Any]) -> bool:
+    """Whether an error says that this model cannot serve the request, which another might."""
+    code = _error(value).get("code")
+    return isinstance(code, str) and code in _WANTS_ANOTHER_MODEL
+
+
+def blames_request(value: dict[str, Any]) -> bool:
+    """Whether an error is about what was asked: whatever its status, to ask there again gives the same."""
+    return refuses_content(value) or wants_another_model(value)
+
+
+def _error(value: dict[str, Any]) -> dict[str, Any]:
+    """What is said of an error, in an object of its own or, as in an event of responses, beside its type."""
+    return _object(value.get("error")) or value
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from aiohttp_retry import RetryClient, RetryOptionsBase
 from middlewares.bodies import FixedBody, read_up_to
 from middlewares.exchange import Deps, Exchange, Handler, Reply, Snapshot, Upload
 from middlewares.faults import Refusal, UpstreamFault
+from middlewares.observation import blames_request, decode
 from middlewares.retry_options import Options, When
 from middlewares.waits import asked_to_wait
 
@@ -175,7 +176,7 @@ class _Policy(RetryOptionsBase):
     def is_cause(self, reply: Reply) -> bool:
         """Whether an answer like this may be tried again."""
         status = reply.status
-        if reply.refuses_content:
+        if reply.blames_request:
             return False
         if status == 429:
             return "rate_limited" in self._options.when
@@ -202,7 +203,11 @@ class _Policy(RetryOptionsBase):
             answered.spent = False  # it may be tried again, though not by us
             return True
         source = reply.body
-        answered.kept = await _read(reply)
+        said = await _read(reply)
+        if said is not None and blames_request(decode(said)):
+            answered.spent = False
+            return True
+        answered.kept = said is not None
         source.close()
         await answered.stack.aclose()
         return False
@@ -222,8 +227,8 @@ class _Policy(RetryOptionsBase):
         return left is None or self._wait < left
 
 
-async def _read(reply: Reply) -> bool:
-    """Have `reply` keep a failure's body; False where it is long, or long in coming, or cut.
+async def _read(reply: Reply) -> bytes | None:
+    """A failure's body, which `reply` keeps; None where it is long, or long in coming, or cut.
 
     Raises TimeoutFault: a clock that runs out here has run out on the attempt.
     """
@@ -232,10 +237,12 @@ async def _read(reply: Reply) -> bool:
         async with asyncio.timeout(_READ_WITHIN_S):
             pieces, ended = await read_up_to(_KEPT_AT_MOST, body)
     except (TimeoutError, UpstreamFault):
-        return False
-    if ended:
-        reply.body = FixedBody(b"".join(pieces))
-    return ended
+        return None
+    if not ended:
+        return None
+    said = b"".join(pieces)
+    reply.body = FixedBody(said)
+    return said
 
 
 class _Nobody:

@@ -17,10 +17,9 @@ from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.concurrency import Concurrency
 from middlewares.exchange import Commit, Exchange, Handler, Reply, Rung
 from middlewares.faults import ClientFault, Fault
-from middlewares.observation import decode, refuses_content
+from middlewares.observation import decode, refuses_content, wants_another_model
 
 _MOVES_ON = frozenset({401, 402, 408, 429})
-_MOVES_ON_CODES = frozenset({"context_length_exceeded", "model_not_found"})
 _HELD_AT_MOST = 1024 * 1024
 
 
@@ -125,7 +124,4 @@ def _moves_on(status: int, body: bytes) -> bool:
     value = decode(body)
     if refuses_content(value):
         return False
-    if status in _MOVES_ON or status >= 500:
-        return True
-    error = value.get("error")
-    return isinstance(error, dict) and error.get("code") in _MOVES_ON_CODES
+    return status in _MOVES_ON or status >= 500 or wants_another_model(value)

@@ -104,6 +104,17 @@ async def test_an_answer_that_no_other_rung_would_better_stops_the_ladder(
     assert second.seen == []
 
 
+@pytest.mark.parametrize("code", [["model_not_found"], {"of": "model_not_found"}, 7, True])
+async def test_an_error_whose_code_is_no_text_passes_as_it_is(tmp_path: Path, code: object) -> None:
+    odd = {"error": {"message": "no", "code": code}}
+    async with ScriptedUpstream(answer(400, odd)) as first, ScriptedUpstream(chat()) as second:
+        async with Tidegate(table(tmp_path, first.url, second.url), env=KEYS) as gate:
+            got, headers, said = await ask(gate)
+
+    assert (got, said, header(headers, "x-tidegate-error")) == (400, odd, None)
+    assert second.seen == []
+
+
 async def test_when_every_rung_fails_the_client_gets_the_firsts_answer(tmp_path: Path) -> None:
     busy = error("rate_limited", "the first is busy")
     behaviour = answer(429, busy, {"Retry-After": "7"})

@@ -60,6 +60,15 @@ async def test_what_is_no_fault_of_the_provider_counts_neither_way(step: Step) -
     assert scene.state == "open", "it broke the row of failures"
 
 
+async def test_an_error_inside_a_stream_about_what_was_asked_counts_neither_way() -> None:
+    scene = Scene()
+    for _ in range(FAILURES * 2):
+        about_the_request = reply_of(b"{}", status=502, kind="application/json")
+        about_the_request.blames_request = True
+        await scene.ask(about_the_request)
+    assert scene.state == "closed"
+
+
 @pytest.mark.parametrize("outcome", sorted({*get_args(Outcome)} - {"ok", "cut", "timeout", "upstream_error"}))
 async def test_an_end_that_is_not_the_providers_doing_counts_neither_way(outcome: Outcome) -> None:
     scene = Scene()

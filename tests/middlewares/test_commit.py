@@ -185,6 +185,23 @@ async def test_an_error_as_the_first_event_is_promoted_to_the_status_that_it_nam
 
 
 @pytest.mark.parametrize(
+    ("error", "blames"),
+    [
+        ({"error": {"code": "context_length_exceeded"}}, True),
+        ({"error": {"code": "model_not_found"}}, True),
+        ({"error": {"type": "content_filter"}}, True),
+        ({"type": "error", "code": "context_length_exceeded"}, True),
+        ({"error": {"code": "overloaded"}}, False),
+        ({"error": {"code": ["model_not_found"]}}, False),
+        ({"error": "overloaded"}, False),
+    ],
+)
+async def test_a_promoted_error_says_whether_it_is_about_what_was_asked(error, blames):
+    reply = await readied(b"data: " + msgspec.json.encode(error) + b"\n\n")
+    assert (reply.status, reply.blames_request) == (502, blames)
+
+
+@pytest.mark.parametrize(
     "first",
     [
         TEXT,

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from middlewares.observation import EventTap, Observation, decode, dialect_of
+from middlewares.observation import (
+    EventTap,
+    Observation,
+    blames_request,
+    decode,
+    dialect_of,
+    refuses_content,
+    wants_another_model,
+)
 from middlewares.sse import Event
 from tests.middlewares.fakes import UNHURRIED
 
@@ -501,3 +509,28 @@ def test_the_tap_counts_events_keeps_the_first_and_tells_of_content_once():
     assert told_of == [(0, None, True), (0, None, False), (2, first, True), (4, first, True)]
     assert told == [2]
     assert tap.seen.complete and tap.seen.visible
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize(
+    ("said", "refuses", "another"),
+    [
+        ({"code": "content_policy_violation"}, True, False),
+        ({"code": None, "type": "content_filter"}, True, False),
+        ({"code": "context_length_exceeded"}, False, True),
+        ({"code": "model_not_found", "type": "invalid_request_error"}, False, True),
+        ({"code": "overloaded", "type": "server_error"}, False, False),
+        ({"code": 404}, False, False),
+        ({"code": ["model_not_found"], "type": {}}, False, False),
+        ({}, False, False),
+    ],
+)
+def test_an_error_about_what_was_asked_is_known_by_its_code(said, refuses, another, inside):
+    value = {"error": said} if inside else {"type": "error", **said}
+    assert (refuses_content(value), wants_another_model(value)) == (refuses, another)
+    assert blames_request(value) == (refuses or another)
+
+
+@pytest.mark.parametrize("error", [None, "model_not_found", ["model_not_found"], 7])
+def test_an_error_in_words_only_blames_nobody(error):
+    assert not blames_request({"error": error})

@@ -16,7 +16,7 @@ from middlewares.exchange import Exchange, Reply, Upload
 from middlewares.faults import ClientFault, Fault, Refusal, TimeoutFault, UpstreamFault
 from middlewares.retry_options import Backoff, Options
 from middlewares.waits import asked_to_wait
-from tests.middlewares.fakes import UNHURRIED, FakeBody, FakeTimer, exchange_of
+from tests.middlewares.fakes import UNHURRIED, FakeBody, FakeTimer, exchange_of, pumped
 from tests.middlewares.retries import CONNECT, CUT, RESET, Rest, answer, made
 
 
@@ -224,3 +224,31 @@ def test_the_backoff_is_full_jitter_under_a_doubling_bound(
     policy = _Policy(options, exchange_of(), lambda: chance)
 
     assert policy._backoff(made_calls) == chance * min(highest, initial * 2 ** (made_calls - 1))
+
+
+@pytest.mark.parametrize("code", ["context_length_exceeded", "model_not_found", "content_policy_violation"])
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+async def test_an_error_about_what_was_asked_is_final_whatever_its_status(status: int, code: str) -> None:
+    said = b'{"error": {"message": "no", "code": "%s"}}' % code.encode()
+    rest = Rest(answer(status, said[:9], said[9:]), answer(200))
+    reply = await made()(exchange_of(), rest)
+
+    assert (reply.status, await pumped(reply.body), rest.calls) == (status, [said], 1)
+    assert "x-should-retry" not in reply.headers
+
+
+async def test_what_is_final_after_another_call_is_not_spent() -> None:
+    rest = Rest(answer(500), answer(502, b'{"error": {"code": "model_not_found"}}'))
+    reply = await made()(exchange_of(), rest)
+
+    assert (reply.status, rest.calls) == (502, 2)
+    assert "x-should-retry" not in reply.headers
+
+
+async def test_an_error_inside_a_stream_about_what_was_asked_is_final() -> None:
+    promoted = answer(502)
+    promoted.blames_request = True
+    rest = Rest(promoted, answer(200))
+    reply = await made()(exchange_of(), rest)
+
+    assert (reply.status, rest.calls) == (502, 1)

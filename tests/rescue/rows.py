@@ -220,6 +220,16 @@ ROWS = [
     both("an error as the first event of a 200", first(faults.opens_with(503)), Answer("b", _NEXT)),
     both("context length exceeded", first(TOO_LONG), Answer("b", _AT_ONCE)),
     both(
+        "context length exceeded as the first event of a 200",
+        first(faults.opens_with("context_length_exceeded")),
+        Answer("b", _AT_ONCE),
+    ),
+    both(
+        "`model_not_found` inside a 502",
+        first(refusal(502, "model_not_found")),
+        Answer("b", _AT_ONCE),
+    ),
+    both(
         "context length exceeded on every rung",
         lambda _shown: dict.fromkeys(("a", "b", "c"), (TOO_LONG,)),
         Error(400, "context_length_exceeded", "a", (1, 1, 1)),
@@ -229,6 +239,11 @@ ROWS = [
         "a content policy refusal as the first event of a 200",
         first(faults.opens_with("content_policy_violation")),
         Error(502, "content_policy_violation", "a", (1, 0, 0)),
+    ),
+    both(
+        "a content policy refusal inside a 500",
+        first(refusal(500, "content_policy_violation")),
+        Error(500, "content_policy_violation", "a", (1, 0, 0)),
     ),
     both(
         "503 for ever, and the second rung refuses the request",
