@@ -10,6 +10,8 @@ CLIENTS_VENV ?= .venv-clients
 CLIENTS := langchain litellm llm
 CLIENTS_NODE := tests/clients/node
 MODEL_PORT ?= 8090
+CHAOS_S ?= 60
+CHAOS_SEED ?= $(shell date +%s)
 # Passed on to the program that the target runs: make run ARGS="--listen 127.0.0.1:9000", make test ARGS="-k sse".
 ARGS ?=
 
@@ -66,6 +68,11 @@ test-model: install test-install ## stream a chat from the real model through a 
 .PHONY: clients
 clients: install test-install clients-install ## run real clients, each in an environment of its own, against a real tidegate
 	@TIDEGATE_CLIENTS='$(CLIENTS_VENV)' $(BIN)/python -m pytest -o addopts= tests/clients $(ARGS)
+
+.PHONY: chaos
+chaos: install test-install ## 60 s of random faults, 500 exchanges at a time; CHAOS_S=, CHAOS_SEED=
+	@TIDEGATE_CHAOS_S='$(CHAOS_S)' TIDEGATE_CHAOS_SEED='$(CHAOS_SEED)' $(BIN)/python -m pytest -q -s \
+		tests/e2e/test_chaos.py $(ARGS)
 
 .PHONY: check
 check: check-static test ## all of it: format, lint, types, layers, tests

@@ -1,6 +1,7 @@
 """Five hundred exchanges at a time, random faults on random rungs: each ends as promised, nothing is left.
 
-Some seconds of it; TIDEGATE_CHAOS_S=60 makes it a minute, TIDEGATE_CHAOS_SEED has the same chances fall.
+Some seconds of it with chances that always fall the same; `make chaos` is a minute of others.
+TIDEGATE_CHAOS_S and TIDEGATE_CHAOS_SEED say how long, and which.
 """
 
 from __future__ import annotations
@@ -319,14 +320,19 @@ async def test_every_exchange_ends_as_promised_and_nothing_is_left_over(tmp_path
 
     grown = memory_after - memory
     longest = max(line["duration_ms"] for line in lines) / 1000
-    told = f"{dict(tally.ends)}, the longest {longest:.2f} s, {grown / MIB:+.1f} MiB"
-    print(told, "faults", [sum(mood.met.values()) for mood in moods])
+    told = (
+        f"chaos of {LASTS_S:g} s, seed {SEED}: {tally.asked} exchanges, "
+        f"{', '.join(f'{count} {end}' for end, count in sorted(tally.ends.items()))}; "
+        f"{sum(mood.met.total() for mood in moods)} faults; "
+        f"the longest {longest:.2f} s, memory {grown / MIB:+.1f} MiB, files {files_after - files:+d}"
+    )
+    print("\n" + told)
     assert tally.wrong == [], told
     assert longest < RUNGS_S + 10, told
-    assert all(len(mood.met) == len(FAULTS) for mood in moods), "a fault never came up"
-    assert len(lines) == tally.asked + calls + 2 * len(upstreams) * SLOTS, "not one line for each exchange"
+    assert all(len(mood.met) == len(FAULTS) for mood in moods), f"a fault never came up: {told}"
+    assert len(lines) == tally.asked + calls + 2 * len(upstreams) * SLOTS, f"lines for exchanges: {told}"
     agrees(tally, lines)
-    assert files_after <= files + 10, (files, files_after)
+    assert files_after <= files + 10, told
     assert grown < 64 * MIB, told
 
 
