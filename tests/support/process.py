@@ -51,6 +51,7 @@ class Tidegate:
         self._ready_within = ready_within
         self._own_group = own_group
         self._bell = Bell()
+        self._addresses: dict[str, str] = {}
         self._watch: list[asyncio.Task[None]] = []
         self._ended = False
 
@@ -108,7 +109,12 @@ class Tidegate:
 
     def address(self, role: str = "client") -> str:
         """Where the first listener of that role stands: "127.0.0.1:PORT"."""
-        return next(str(event["address"]) for event in self.events("listening") if event.get("role") == role)
+        if role not in self._addresses:  # there may be very many lines to look through
+            listening = self.events("listening")
+            self._addresses[role] = next(
+                str(event["address"]) for event in listening if event["role"] == role
+            )
+        return self._addresses[role]
 
     @property
     def port(self) -> int:
