@@ -49,15 +49,6 @@ def judge(site: Site) -> None:
     _upstreams(site)
     judge_transport(site.table, site.routes, site.report, site.files)
     _chains(site)
-    for place, message in _not_built(site):
-        site.report.error_at(place, "not-built", f"{message} in this version of tidegate")
-
-
-def _not_built(site: Site) -> Iterator[tuple[Place, str]]:
-    """What the contract has and this version has not: a version that builds one deletes its line."""
-    for place, address in _addresses(site):
-        if address.kind == "systemd":
-            yield place, "systemd sockets are not"
 
 
 def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:

@@ -13,16 +13,19 @@ import gc
 import os
 import signal
 import socket
+from collections.abc import Sequence, Sized
 
 from config.addresses import Address
 from config.files import Files
 from config.schema import Table
 from proxy import __version__
 from proxy.acceptor import Acceptor
+from proxy.activation import Passed, require, take_sockets
 from proxy.app import App, either
 from proxy.crew import Crew
 from proxy.listeners import Listener, Role, open_listener
 from proxy.logs import Journal
+from proxy.notify import Notifier
 from proxy.reload import Reloads
 from proxy.source import Source
 from proxy.upgrade import CannotUpgrade, Inherited, start_anew
@@ -40,6 +43,7 @@ class Program:
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []
         self._inherited = Inherited(os.environ)
+        self._notifier = Notifier(os.environ, asyncio.get_running_loop(), journal)
         self._told, self._hurry = asyncio.Event(), asyncio.Event()
         self._reload, self._upgrade = asyncio.Event(), asyncio.Event()
         self._signalled = self._taken_over = False
@@ -47,7 +51,7 @@ class Program:
     async def run(self, files: Files) -> int:
         """Serve until told to stop; the exit code.
 
-        Raises CannotListen, CannotStart, UnusableCertificate, Unusable.
+        Raises CannotListen, CannotStart, UnusableSocket, UnusableCertificate, Unusable.
         """
         # Before anybody is told that we are there: who starts us may stop us in the same breath.
         self._heed_signals()
@@ -66,6 +70,7 @@ class Program:
             if self._crew is not None:
                 await self._crew.stop()
             await self._app.stop()
+            self._notifier.close()
         self._journal.info("stopped", clean=clean)
         return 0 if clean else 1
 
@@ -76,8 +81,15 @@ class Program:
             self._crew.limit = table.server.max_connections
             self._crew.load(files)
 
+    def reloading(self) -> None:
+        """An edit was noticed."""
+        self._notifier.reloading("reading the table again")
+
     def reloaded(self, *, success: bool) -> None:
-        """An edit was taken, or refused."""
+        """It was taken, or refused."""
+        self._notifier.ready(
+            _status(self._app.table.routes) + ("" if success else "; the last edit was refused")
+        )
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -93,11 +105,17 @@ class Program:
 
     def _bind(self) -> None:
         server = self._app.table.server
-        addresses: list[tuple[Address, Role]] = [(address, "client") for address in server.listen]
+        addresses: list[tuple[Address, Role]] = [
+            (address, "client") for address in dict.fromkeys(server.listen)
+        ]
         if server.admin is not None:
             addresses.append((server.admin, "admin"))
+        passed = take_sockets(os.environ)
         for address, role in addresses:
-            found = self._inherited.take(address, role) or [open_listener(address, role)]
+            found = self._inherited.take(address, role)
+            if not found and address.kind == "systemd":
+                found = _of_systemd(address, role, passed, admin_too=server.admin == address)
+            found = found or [open_listener(address, role)]
             self._acceptors += [Acceptor(listener, self._take, self._journal) for listener in found]
 
     def _start(self) -> None:
@@ -109,6 +127,7 @@ class Program:
         without = [name for name, route in routes.items() if not route.usable()]
         if without:
             self._journal.info("routes_without_key", routes=", ".join(without), answer="503 key_missing")
+        self._notifier.ready(_status(routes))
         took_over = self._inherited.serve()
         self._journal.info("ready", version=__version__, routes=len(routes), took_over=took_over)
 
@@ -121,7 +140,7 @@ class Program:
     async def _until_told(self) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = (
-                group.create_task(self._reloads.run(self._reload, lambda _: None)),
+                group.create_task(self._reloads.run(self._reload)),
                 group.create_task(self._upgrade_when_told()),
             )
             await self._told.wait()
@@ -133,10 +152,12 @@ class Program:
             await self._upgrade.wait()
             self._upgrade.clear()
             try:
-                pid = await start_anew((one.listener for one in self._acceptors), os.environ)
+                environ = {**os.environ, **self._notifier.for_successor}
+                pid = await start_anew((one.listener for one in self._acceptors), environ)
             except CannotUpgrade as error:
                 self._journal.error("upgrade_failed", reason=str(error), serving="as before")
                 continue
+            self._notifier.hand_over(pid)
             self._journal.info("upgraded", pid=pid)
             self._taken_over = True
             self._told.set()
@@ -144,6 +165,7 @@ class Program:
     async def _drain(self) -> bool:
         """Stop taking requests, let those in flight finish; False if some had to be cut."""
         settings = self._app.table.server
+        self._notifier.stopping("finishing what is in flight")
         if self._crew is None:
             self._journal.info("draining", in_flight=self._app.in_flight)
         else:
@@ -165,6 +187,20 @@ class Program:
                 acceptor.stop()
                 acceptor.listener.close(leave_file=self._taken_over)
                 self._acceptors.remove(acceptor)
+
+
+def _of_systemd(address: Address, role: Role, passed: Sequence[Passed], *, admin_too: bool) -> list[Listener]:
+    """The sockets that systemd passed for that role: `admin` is named so, the others are for clients.
+
+    Raises UnusableSocket.
+    """
+    mine = [one for one in passed if not admin_too or (one.name == "admin") == (role == "admin")]
+    require(mine)
+    return [Listener(address, role, one.socket) for one in mine]
+
+
+def _status(routes: Sized) -> str:
+    return f"serving {len(routes)} {'route' if len(routes) == 1 else 'routes'}"
 
 
 def _number_of(table: Table) -> int:

@@ -6,7 +6,6 @@ Loading is done in a thread, so that no stream waits for it; the swap is one ass
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -29,11 +28,12 @@ class Site(Protocol):
 
     def put_in_force(self, table: Table, files: Files, /) -> None:
         """Serve by it from now on. Raises UnusableCertificate or Unusable, with nothing changed."""
-        ...
+
+    def reloading(self) -> None:
+        """An edit was noticed."""
 
     def reloaded(self, *, success: bool) -> None:
-        """An edit was taken, or refused."""
-        ...
+        """It was taken, or refused."""
 
 
 class Reloads:
@@ -52,19 +52,13 @@ class Reloads:
         self._table, self._first, self._read = table, table, files.seen
         self._watcher.watch(files.seen, self._source.key_files(table))
 
-    async def run(self, asked: asyncio.Event, busy: Callable[[bool], None]) -> None:
-        """Reload when `asked` is set and when a file has changed, until cancelled.
-
-        `busy` is called with True before each and with False after it.
-        """
+    async def run(self, asked: asyncio.Event) -> None:
+        """Reload when `asked` is set and when a file has changed, until cancelled."""
         while True:
             changed = await self._next(asked)
             asked.clear()
-            busy(True)
-            try:
-                await self._reload()
-            finally:
-                busy(False)
+            self._site.reloading()
+            await self._reload()
             self._tell_of_keys(changed)
 
     async def _next(self, asked: asyncio.Event) -> tuple[Path, ...]:

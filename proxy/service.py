@@ -9,6 +9,7 @@ from config.catalog import Unusable
 from config.certificates import UnusableCertificate
 from config.files import Files
 from config.schema import Table
+from proxy.activation import UnusableSocket
 from proxy.crew import CannotStart
 from proxy.listeners import CannotListen
 from proxy.logs import Journal
@@ -24,7 +25,7 @@ def serve(source: Source, table: Table, files: Files) -> int:
     try:
         with asyncio.Runner(loop_factory=event_loop) as runner:
             return runner.run(_run(source, table, files, journal))
-    except (CannotListen, CannotStart, UnusableCertificate, Unusable) as error:
+    except (CannotListen, CannotStart, UnusableSocket, UnusableCertificate, Unusable) as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1
 

@@ -73,7 +73,8 @@ class Surroundings:
 def compile_table(table: schema.Table, files: Files, around: Surroundings) -> RouteTable:
     """Build everything that `table` describes, with the `files` that it names.
 
-    Nothing changes by it until `RouteTable.adopt`. Raises UnusableCertificate, and Unusable for a third-party middleware that cannot be made.
+    Nothing changes by it until `RouteTable.adopt`. Raises UnusableCertificate, and Unusable for a third-party
+    middleware that cannot be made.
     """
     routes = {name: _route(name, route, files, around) for name, route in table.routes.items()}
     top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))

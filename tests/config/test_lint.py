@@ -346,7 +346,6 @@ def test_a_table_has_a_route(tmp_path):
 @pytest.mark.parametrize(
     ("server", "column", "code", "message"),
     [
-        ("{listen: [systemd]}", 19, "not-built", "systemd sockets are not in this version of tidegate"),
         ("{listen: []}", 10, "no-listeners", "listen is empty: write 127.0.0.1:8080"),
         (
             "{trusted_proxies: [unix, 10.0.0.0/33]}",

@@ -169,7 +169,6 @@ def test_overrides_replace_the_addresses_of_the_file(tmp_path):
             "--admin",
             "'x:y' is not an address: a port is a number from 0 to 65535: write x:8080",
         ),
-        (Overrides(listen="systemd"), "--listen", "systemd sockets are not in this version of tidegate"),
     ],
 )
 def test_a_bad_override_is_a_problem_of_its_option(overrides, file, message, tmp_path):
