@@ -65,6 +65,16 @@ class Circuit:
             return "closed"
         return "open" if self._now() < self._open_until else "half_open"
 
+    @property
+    def row(self) -> int:
+        """Failures in a row so far."""
+        return self._row
+
+    @property
+    def left(self) -> float:
+        """Seconds for which it lets nobody through any more; 0 unless it is open."""
+        return 0.0 if self._open_until is None else max(0.0, self._open_until - self._now())
+
     def enter(self) -> Pass:
         """Let a request through. Raises Refusal `breaker_open`."""
         entered = Pass(self, self._openings)

@@ -209,14 +209,17 @@ def observed(exchange: Exchange, reply: Reply) -> Reply:
 
     An encoded answer passes unobserved, and so does everything that is not a success.
     """
-    encoding = reply.headers.get("Content-Encoding", "").strip().lower()
-    if not 200 <= reply.status < 300 or encoding not in ("", "identity"):
+    if not 200 <= reply.status < 300:
         return reply
     kind = reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == "text/event-stream":
+    streams = kind == "text/event-stream"
+    tells = kind == "application/json" and exchange.dialect != "other"
+    if reply.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+        reply.unobserved = streams or tells
+    elif streams:
         reply.events = EventTap(exchange.dialect, exchange.note_content)
         # A stream that is cut ends with an event of ours, for which a length would leave no room.
         reply.headers.popall("Content-Length", None)
-    elif kind == "application/json" and exchange.dialect != "other":
+    elif tells:
         reply.seen = Observation(exchange.dialect)
     return reply

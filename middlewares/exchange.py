@@ -22,7 +22,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from config.secrets import SecretStore
 from middlewares.clocks import Watch
 from middlewares.envelope import Envelope
-from middlewares.faults import ClientFault, Outcome
+from middlewares.faults import ClientFault, Fault, Outcome
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
@@ -129,7 +129,8 @@ class Reply:
 
     `events` observes the body when it is an event stream, `seen` holds what is known of it by now.
     `eager` has the head sent by itself, before any of the body is here. `blames_request`: an error
-    inside a stream that is about what was asked, and has no status of its own to say so.
+    inside a stream that is about what was asked, and has no status of its own to say so. `unobserved`: it
+    came encoded, so nothing is known of what it says.
     """
 
     status: int
@@ -140,6 +141,7 @@ class Reply:
     taps: list[Tap] = field(default_factory=list)
     eager: bool = False
     blames_request: bool = False
+    unobserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class Exchange:
 
     At the top level `rungs` are what the router chose, `runs` the routes' exchanges so far, `told` the
     one of them that the answer is about, and `patience` has comments sent to a client that waits.
+    `on_attempt` is told the route and the result of each call to a provider when it is over: `ok`, the
+    status of an error answer, or a code that says why it ended; `calling` is whether one is under way.
 
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
     so. `commit` is the route's, `more_rungs` whether another route would be tried after this one,
@@ -198,6 +202,8 @@ class Exchange:
     attempts: int = 0
     head_at: float | None = None
     content_at: float | None = None
+    on_attempt: Callable[[str, str], None] | None = None
+    calling: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -248,6 +254,7 @@ class Exchange:
             watch=watch,
             stack=stack,
             encoded=self.encoded,
+            on_attempt=self.on_attempt,
         )
 
     def snapshot(self) -> Snapshot:
@@ -258,11 +265,46 @@ class Exchange:
         """Have it as it was; the snapshot stays good for another time."""
         self.headers, self.body, self.query = before.headers.copy(), _copied(before.body), before.query
 
+    async def attempt(self, call: Handler) -> Reply:
+        """Have `call` ask the provider. A good answer is not over yet: `end_attempt` when it is."""
+        self.begin_attempt()
+        try:
+            reply = await call(self)
+        except Fault as fault:
+            self.note_fault(fault)
+            raise
+        if reply.status >= 400:
+            self.end_attempt(str(reply.status))
+        return reply
+
     def begin_attempt(self) -> None:
         """Another call on this route; all clocks but `total` start anew."""
+        self.end_attempt("ok")  # whoever asks again had an answer, and did not want it
+        self.calling = True
         self.attempts += 1
         self.head_at = self.content_at = None
         self.watch.new_attempt()
+
+    def end_attempt(self, result: str) -> None:
+        """The call that is under way is over; without one, nothing happens."""
+        if self.calling:
+            self.calling = False
+            self._tell(result)
+
+    def note_fault(self, fault: Fault) -> None:
+        """This run ends with `fault`, or the call that is under way does.
+
+        Where none is, it was a refusal to make one, or a clock that ran out between two: that counts as well.
+        """
+        if self.calling:
+            self.end_attempt(fault.code)
+        elif not fault.counted and not isinstance(fault, ClientFault):
+            self._tell(fault.code)
+        fault.counted = True
+
+    def _tell(self, result: str) -> None:
+        if self.on_attempt is not None:
+            self.on_attempt(self.route, result)
 
     def note_head(self) -> None:
         """The upstream's head is here."""

@@ -70,6 +70,8 @@ class Fault(Exception):
         self.retry_after = retry_after
         self.spent = False
         """Whether it was tried as often as it may be: a client that tries on would only multiply that."""
+        self.counted = False
+        """Whether it is known as the end of an attempt already; it may be raised again on its way out."""
 
     @property
     def headers(self) -> list[tuple[str, str]]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from config.certificates import listener_context
 from config.files import Files
-from config.schema import ClientTimeouts, Table
+from config.loader import Loaded
+from config.schema import ClientTimeouts
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
 from middlewares.states import States
@@ -26,6 +27,7 @@ from proxy.kernel import LAST_BYTES_WITHIN_MS
 from proxy.listeners import Role
 from proxy.listing import ModelList
 from proxy.logs import Journal
+from proxy.metrics import Metrics
 from proxy.server import Connections, Server, Shared
 from proxy.table import RouteTable, Surroundings, compile_table
 from proxy.upstream import Client
@@ -36,6 +38,14 @@ _CLOSED_WITHIN_S = 1.0
 """For the connections that are still open after that."""
 
 
+class Compiled(NamedTuple):
+    """A table that can be put in force."""
+
+    loaded: Loaded
+    table: RouteTable
+    tls: ssl.SSLContext | None
+
+
 class App:
     """Make it in a running loop, and `adopt` a table before anything else.
 
@@ -43,10 +53,12 @@ class App:
     """
 
     table: RouteTable
+    loaded: Loaded
 
     def __init__(
         self, secrets: SecretStore, journal: Journal, *, left: Callable[[], object] = lambda: None
     ) -> None:
+        self.metrics = Metrics()
         self.timer: Timer = asyncio.get_running_loop()
         self.journal = journal
         self.draining = False
@@ -71,32 +83,35 @@ class App:
         self._servers: dict[str, Server] = {
             role: Server(
                 Handler(self, admin=role == "admin"),
-                Shared(journal, counted, self._departures),
+                Shared(journal, counted, self._departures, self.metrics),
                 ClientTimeouts(),
             )
             for role, counted in connections.items()
         }
 
-    def compile(self, table: Table, files: Files) -> tuple[RouteTable, ssl.SSLContext | None]:
+    def compile(self, loaded: Loaded, files: Files) -> Compiled:
         """Everything that `adopt` needs, with nothing changed yet. Raises UnusableCertificate, Unusable."""
+        table = loaded.table
+        assert table is not None, "one with errors is not served"
         tls = table.server.tls
         context = None if tls is None else listener_context(tls, files)
         if context is not None:
             tell_of_failures(context, self.journal)
-        return compile_table(table, files, self._around), context
+        return Compiled(loaded, compile_table(table, files, self._around), context)
 
-    def adopt(self, table: RouteTable, context: ssl.SSLContext | None) -> None:
+    def adopt(self, compiled: Compiled) -> None:
         """Serve what comes from now on by this table, new connections with this certificate."""
+        table = compiled.table
         table.adopt()
-        self.table, self._tls = table, context
+        self.loaded, self.table, self._tls = compiled
         self.connections.limit = table.server.max_connections
         for server in self._servers.values():
             server.timeouts = table.server.timeouts
 
     @property
-    def in_flight(self) -> int:
-        """How many exchanges are being served."""
-        return len(self._in_flight)
+    def in_flight(self) -> Collection[Serving]:
+        """The exchanges that are not over."""
+        return self._in_flight
 
     def begin(self, serving: Serving) -> None:
         """An exchange begins."""

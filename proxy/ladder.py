@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from config import schema
 from middlewares.bodies import FixedBody, HeldBody, read_up_to
 from middlewares.breaker import Breaker
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.concurrency import Concurrency
-from middlewares.exchange import Commit, Exchange, Handler, Reply, Rung
+from middlewares.exchange import Commit, Exchange, Handler, Middleware, Reply, Rung
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode, refuses_content, wants_another_model
 
@@ -36,6 +37,10 @@ class Route:
     usable: Callable[[], bool]
     listed: tuple[str, ...] | None
     """The models that `/v1/models` shows; None: ask the upstream."""
+    settings: schema.Route
+    """What the table says of it."""
+    middlewares: tuple[Middleware, ...]
+    """Those that `settings` names, in the same order."""
     adopting: tuple[Breaker | Concurrency, ...] = ()
     """Those of its middlewares whose state outlives the table."""
 
@@ -105,8 +110,12 @@ class Ladder:
         exchange.stack.callback(watch.close)
         exchange.stack.push_async_callback(stack.aclose)
         watch.start("total")
-        async with watch.guard():
-            return await route.chain(run)
+        try:
+            async with watch.guard():
+                return await route.chain(run)
+        except Fault as fault:
+            run.note_fault(fault)
+            raise
 
 
 async def _read_failure(reply: Reply) -> Reply | Fault | None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence, Sized
 
 from config.addresses import Address
 from config.files import Files
+from config.loader import Loaded
 from config.schema import Table
 from proxy import __version__
 from proxy.acceptor import Acceptor
@@ -32,13 +33,13 @@ from proxy.upgrade import CannotUpgrade, Inherited, start_anew
 
 
 class Program:
-    """Make it in a running loop; `table` is the one to begin with."""
+    """Make it in a running loop; `loaded` is the table to begin with, without errors."""
 
-    def __init__(self, source: Source, table: Table, journal: Journal) -> None:
-        self._table = table
+    def __init__(self, source: Source, loaded: Loaded, journal: Journal) -> None:
+        self._loaded = loaded
         self._journal = journal
         self._app = App(source.secrets, journal)
-        workers = _number_of(table)
+        workers = _number_of(loaded.table)
         self._crew = Crew(workers, source, journal) if workers > 1 else None
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []
@@ -56,7 +57,7 @@ class Program:
         # Before anybody is told that we are there: who starts us may stop us in the same breath.
         self._heed_signals()
         try:
-            self._reloads.begin(self._table, files)
+            self._reloads.begin(self._loaded, files)
             self._bind()
             if self._crew is not None:
                 await self._crew.start()
@@ -74,11 +75,11 @@ class Program:
         self._journal.info("stopped", clean=clean)
         return 0 if clean else 1
 
-    def put_in_force(self, table: Table, files: Files) -> None:
+    def put_in_force(self, loaded: Loaded, files: Files) -> None:
         """Serve by it from now on. Raises UnusableCertificate, Unusable."""
-        self._app.adopt(*self._app.compile(table, files))
+        self._app.adopt(self._app.compile(loaded, files))
         if self._crew is not None:
-            self._crew.limit = table.server.max_connections
+            self._crew.limit = self._app.table.server.max_connections
             self._crew.load(files)
 
     def reloading(self) -> None:
@@ -87,6 +88,7 @@ class Program:
 
     def reloaded(self, *, success: bool) -> None:
         """It was taken, or refused."""
+        self._app.metrics.reloaded(success=success)
         self._notifier.ready(
             _status(self._app.table.routes) + ("" if success else "; the last edit was refused")
         )
@@ -167,7 +169,7 @@ class Program:
         settings = self._app.table.server
         self._notifier.stopping("finishing what is in flight")
         if self._crew is None:
-            self._journal.info("draining", in_flight=self._app.in_flight)
+            self._journal.info("draining", in_flight=len(self._app.in_flight))
         else:
             self._journal.info("draining", connections=self._crew.connections)
             self._crew.drain(taken_over=self._taken_over)
@@ -203,7 +205,7 @@ def _status(routes: Sized) -> str:
     return f"serving {len(routes)} {'route' if len(routes) == 1 else 'routes'}"
 
 
-def _number_of(table: Table) -> int:
+def _number_of(table: Table | None) -> int:
     """Of processes that serve. "auto" is one for each core that we may use."""
-    workers = table.server.workers
+    workers = 1 if table is None else table.server.workers
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers

@@ -13,7 +13,6 @@ from config.catalog import Unusable
 from config.certificates import UnusableCertificate
 from config.files import Files, Signature
 from config.loader import Loaded
-from config.schema import Table
 from proxy.logs import Journal, where
 from proxy.source import Source
 from proxy.watching import Watcher
@@ -26,7 +25,7 @@ _AT_START_ONLY = ("listen", "admin", "workers")
 class Site(Protocol):
     """What a new table is put into."""
 
-    def put_in_force(self, table: Table, files: Files, /) -> None:
+    def put_in_force(self, loaded: Loaded, files: Files, /) -> None:
         """Serve by it from now on. Raises UnusableCertificate or Unusable, with nothing changed."""
 
     def reloading(self) -> None:
@@ -46,9 +45,11 @@ class Reloads:
         self._watcher = Watcher()
         self._read: dict[Path, Signature] = {}
 
-    def begin(self, table: Table, files: Files) -> None:
+    def begin(self, loaded: Loaded, files: Files) -> None:
         """The table that the program starts with. Raises UnusableCertificate or Unusable."""
-        self._site.put_in_force(table, files)
+        table = loaded.table
+        assert table is not None, "one with errors is not served"
+        self._site.put_in_force(loaded, files)
         self._table, self._first, self._read = table, table, files.seen
         self._watcher.watch(files.seen, self._source.key_files(table))
 
@@ -104,7 +105,7 @@ class Reloads:
         if loaded.table is None:
             errors = sum(problem.level == "error" for problem in loaded.problems)
             return f"the table has {errors} {'error' if errors == 1 else 'errors'}"
-        self._site.put_in_force(loaded.table, files)
+        self._site.put_in_force(loaded, files)
         self._table = loaded.table
         for name in _AT_START_ONLY:
             if getattr(self._table.server, name) != getattr(self._first.server, name):

@@ -24,6 +24,7 @@ from middlewares.faults import ClientFault, openai_error
 from proxy.departures import Departures, Watched
 from proxy.kernel import bytes_taken
 from proxy.logs import Journal, Record
+from proxy.metrics import Metrics
 from proxy.trailers import Trailers
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -68,6 +69,7 @@ class Shared(NamedTuple):
     journal: Journal
     connections: Connections
     departures: Departures
+    metrics: Metrics
 
 
 class ClientConnection(RequestHandler):
@@ -82,6 +84,7 @@ class ClientConnection(RequestHandler):
         "_head_by",
         "_head_timeout",
         "_journal",
+        "_metrics",
         "_taken",
         "_trailers",
         "_unread",
@@ -95,6 +98,7 @@ class ClientConnection(RequestHandler):
         self.source: ReplyBody | None = None
         """The body whose pieces are written here, while there is one."""
         self._journal = shared.journal
+        self._metrics = shared.metrics
         self._connections = shared.connections
         self._departures = shared.departures
         self._unread: Watched | None = None
@@ -288,6 +292,7 @@ class ClientConnection(RequestHandler):
         record = Record(id=secrets.token_hex(8), status=fault.status, outcome=fault.outcome, error=fault.code)
         if isinstance(self.peername, tuple):
             record.remote = str(self.peername[0])
+        self._metrics.refused(record)
         self._journal.exchange(record)
         ours = [("x-tidegate-id", record.id), ("x-tidegate-attempts", "0")]
         headers = [("Content-Type", "application/json"), *fault.headers, *ours]

@@ -8,7 +8,7 @@ import sys
 from config.catalog import Unusable
 from config.certificates import UnusableCertificate
 from config.files import Files
-from config.schema import Table
+from config.loader import Loaded
 from proxy.activation import UnusableSocket
 from proxy.crew import CannotStart
 from proxy.listeners import CannotListen
@@ -18,17 +18,17 @@ from proxy.runtime import event_loop
 from proxy.source import Source
 
 
-def serve(source: Source, table: Table, files: Files) -> int:
-    """Serve `table`, and what its files become, until told to stop; the exit code."""
+def serve(source: Source, loaded: Loaded, files: Files) -> int:
+    """Serve a table without errors, and what its files become, until told to stop; the exit code."""
     journal = Journal()
     journal.take_over_stdlib()
     try:
         with asyncio.Runner(loop_factory=event_loop) as runner:
-            return runner.run(_run(source, table, files, journal))
+            return runner.run(_run(source, loaded, files, journal))
     except (CannotListen, CannotStart, UnusableSocket, UnusableCertificate, Unusable) as error:
         sys.stderr.write(f"tidegate: {error}\n")
         return 1
 
 
-async def _run(source: Source, table: Table, files: Files, journal: Journal) -> int:
-    return await Program(source, table, journal).run(files)
+async def _run(source: Source, loaded: Loaded, files: Files, journal: Journal) -> int:
+    return await Program(source, loaded, journal).run(files)

@@ -108,6 +108,8 @@ def _route(name: str, route: schema.Route, files: Files, around: Surroundings) -
         usable=_all_available(keys),
         listed=_listed(route),
         adopting=tuple(m for m in made if isinstance(m, Breaker | Concurrency)),
+        settings=route,
+        middlewares=tuple(made),
     )
 
 

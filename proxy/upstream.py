@@ -122,7 +122,9 @@ class Upstream:
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Make one attempt; the reply is ready to be committed."""
-        exchange.begin_attempt()
+        return await exchange.attempt(self._ask)
+
+    async def _ask(self, exchange: Exchange) -> Reply:
         query = upward_query(exchange.query)
         url = URL(self._way.base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
         async with exchange.watch.guard():

@@ -110,7 +110,7 @@ class Worker:
                 return
             app = self._app or App(source.secrets, self._journal, left=self._note_left)
             try:
-                app.adopt(*app.compile(loaded.table, files))
+                app.adopt(app.compile(loaded, files))
             except (UnusableCertificate, Unusable) as error:
                 self._channel.send(control.Refused(str(error)))
                 return
@@ -123,7 +123,7 @@ class Worker:
     def _report(self) -> bytes:
         if self._app is None:
             return b""
-        standing = control.Standing(os.getpid(), self._app.connections.open, self._app.in_flight)
+        standing = control.Standing(os.getpid(), self._app.connections.open, len(self._app.in_flight))
         return msgspec.msgpack.encode(standing)
 
     def _note_left(self) -> None:

@@ -43,7 +43,9 @@ class DemoModel:
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Answer as the provider of that API would."""
-        exchange.begin_attempt()
+        return await exchange.attempt(self._speak)
+
+    async def _speak(self, exchange: Exchange) -> Reply:
         exchange.watch.stop("connect")
         if exchange.streaming:
             exchange.watch.start("first_token")

@@ -10,6 +10,7 @@ from aiohttp import web
 from config.schema import ClientTimeouts
 from proxy.departures import Departures
 from proxy.logs import Journal
+from proxy.metrics import Metrics
 from proxy.server import ClientConnection, Connections, Server, Shared
 
 HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n"
@@ -53,7 +54,9 @@ async def answer(request: web.BaseRequest) -> web.StreamResponse:
 def connection(limit: int | None = None) -> tuple[ClientConnection, FakeTransport]:
     journal = Journal(io.StringIO(), io.StringIO())
     connections = Connections(limit)
-    server = Server(answer, Shared(journal, connections, Departures()), ClientTimeouts(header=0.05))
+    server = Server(
+        answer, Shared(journal, connections, Departures(), Metrics()), ClientTimeouts(header=0.05)
+    )
     made = server()
     assert isinstance(made, ClientConnection)
     transport = FakeTransport()

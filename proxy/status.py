@@ -1,0 +1,231 @@
+"""`GET /status`: the state of one process as data, for a person with curl and for programs.
+
+Field by field it is described in docs/operation.md. It holds no key and no value that came from the
+environment, and it can be encoded, so that another process may show it among others of its kind.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Protocol, TypeVar
+
+from msgspec import Struct
+from yarl import URL
+
+from config.loader import Loaded
+from config.report import Place
+from middlewares.breaker import Breaker, State
+from middlewares.clocks import Clocks
+from middlewares.concurrency import Concurrency
+from middlewares.exchange import Middleware
+from middlewares.faults import Refusal
+from middlewares.key import Key
+from proxy import __version__
+from proxy.ladder import Route
+from proxy.metrics import Metrics, Snapshot
+from proxy.server import Connections
+from proxy.table import RouteTable
+
+_REDACTED = "[redacted]"
+T = TypeVar("T")
+
+
+class InFlight(Protocol):
+    """One exchange that is not over. `route` is empty before one was tried."""
+
+    @property
+    def route(self) -> str: ...
+
+    @property
+    def streams(self) -> bool: ...
+
+
+class Observed(Protocol):
+    """What is looked at of the program."""
+
+    table: RouteTable
+    loaded: Loaded
+    metrics: Metrics
+    draining: bool
+    connections: Connections
+
+    @property
+    def in_flight(self) -> Collection[InFlight]: ...
+
+
+class KeyStatus(Struct, frozen=True):
+    """`reason` is why a route has no usable key."""
+
+    usable: bool
+    reason: str | None = None
+
+
+class BreakerStatus(Struct, frozen=True):
+    """`open_for_s` is 0 unless it is open."""
+
+    state: State
+    failures_in_row: int
+    open_for_s: float
+
+
+class SlotsStatus(Struct, frozen=True):
+    """Of `concurrency`."""
+
+    limit: int | str
+    in_use: int
+    queued: int
+
+
+class RouteStatus(Struct, frozen=True):
+    """What stands in the table is shown unless it was interpolated. `clocks` in seconds."""
+
+    upstream: str
+    explicit_only: bool
+    key: KeyStatus | None
+    clocks: dict[str, float | str | None]
+    breaker: BreakerStatus | None
+    slots: SlotsStatus | None
+    in_flight: int
+    requests: dict[str, int]
+
+
+class ConfigStatus(Struct, frozen=True):
+    """The table that is served."""
+
+    file: str
+    loaded: str
+    last_reload_success: bool
+
+
+class Status(Struct, frozen=True):
+    """One process. Times are ISO 8601, UTC."""
+
+    version: str
+    pid: int
+    started: str
+    uptime_s: float
+    config: ConfigStatus
+    draining: bool
+    in_flight: int
+    connections: int
+    routes: dict[str, RouteStatus]
+
+
+def status_of(program: Observed) -> Status:
+    """How things are now."""
+    metrics = program.metrics
+    in_flight = Counter(exchange.route for exchange in program.in_flight)
+    return Status(
+        version=__version__,
+        pid=os.getpid(),
+        started=_at(metrics.started),
+        uptime_s=round(metrics.uptime, 1),
+        config=ConfigStatus(
+            program.loaded.file, _at(metrics.reloaded_at), last_reload_success=metrics.reload_success
+        ),
+        draining=program.draining,
+        in_flight=in_flight.total(),
+        connections=program.connections.open,
+        routes={
+            name: _route(program, route, in_flight[name]) for name, route in program.table.routes.items()
+        },
+    )
+
+
+def snapshot_of(program: Observed) -> Snapshot:
+    """The metrics now: what was counted, and what can be looked at."""
+    routes = program.table.routes
+    streams = dict.fromkeys(routes, 0)
+    for exchange in program.in_flight:
+        if exchange.streams and (name := exchange.route):
+            streams[name] = streams.get(name, 0) + 1
+    found = {name: _one(route.middlewares, Breaker) for name, route in routes.items()}
+    breakers = {name: one.circuit.state for name, one in found.items() if one is not None}
+    return program.metrics.snapshot(streams, breakers)
+
+
+def _route(program: Observed, route: Route, in_flight: int) -> RouteStatus:
+    secret = _Secret(program.loaded.interpolated, route)
+    settings = route.settings
+    breaker = _one(route.middlewares, Breaker)
+    return RouteStatus(
+        upstream=_REDACTED if secret.interpolated("upstream") else _host(settings.upstream),
+        explicit_only=settings.explicit_only,
+        key=_key(route, secret),
+        clocks=_clocks(route.clocks, secret),
+        breaker=None if breaker is None else _breaker(breaker),
+        slots=_slots(route, secret),
+        in_flight=in_flight,
+        requests=program.metrics.outcomes(route.name),
+    )
+
+
+class _Secret:
+    """What of one route came from the environment and is not shown."""
+
+    def __init__(self, interpolated: Collection[Place], route: Route) -> None:
+        start = ("routes", route.name)
+        self._places = [place[2:] for place in interpolated if place[:2] == start]
+        self._uses = [use.name for use in route.settings.middlewares]
+
+    def interpolated(self, *place: str | int) -> bool:
+        """Whether anything at that place of the route, or below it, was."""
+        return any(found[: len(place)] == place for found in self._places)
+
+    def of(self, middleware: str, *option: str) -> bool:
+        """Whether an option of that middleware was, or any of them."""
+        if middleware not in self._uses:
+            return False
+        return self.interpolated("middlewares", self._uses.index(middleware), middleware, *option)
+
+
+def _host(upstream: str) -> str:
+    return upstream if upstream == "demo" else URL(upstream).host_port_subcomponent or ""
+
+
+def _key(route: Route, secret: _Secret) -> KeyStatus | None:
+    key = _one(route.middlewares, Key)
+    if key is None:
+        return None
+    if key.available():
+        return KeyStatus(usable=True)
+    if secret.of("key"):
+        return KeyStatus(usable=False, reason="there is no usable key")
+    try:
+        key.next_key()
+    except Refusal as refusal:
+        return KeyStatus(usable=False, reason=refusal.message)
+    return KeyStatus(usable=True)  # it came this very moment
+
+
+def _clocks(clocks: Clocks, secret: _Secret) -> dict[str, float | str | None]:
+    return {
+        name: _REDACTED if secret.of("timeout", name) else getattr(clocks, name)
+        for name in clocks.__struct_fields__
+    }
+
+
+def _breaker(breaker: Breaker) -> BreakerStatus:
+    circuit = breaker.circuit
+    return BreakerStatus(circuit.state, circuit.row, round(circuit.left, 1))
+
+
+def _slots(route: Route, secret: _Secret) -> SlotsStatus | None:
+    for use, middleware in zip(route.settings.middlewares, route.middlewares, strict=True):
+        if isinstance(middleware, Concurrency):
+            limit: int = use.options.limit
+            slots = middleware.slots
+            shown = _REDACTED if secret.of("concurrency", "limit") else limit
+            return SlotsStatus(shown, limit - slots.free, slots.queued)
+    return None
+
+
+def _one(middlewares: Collection[Middleware], kind: type[T]) -> T | None:
+    return next((one for one in middlewares if isinstance(one, kind)), None)
+
+
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
