@@ -11,6 +11,7 @@ from typing import Literal
 
 from tests.rescue import faults
 from tests.rescue.caller import Shown
+from tests.rescue.counted import COUNTED, words
 from tests.rescue.faults import refusal
 from tests.rescue.rungs import TOKENS, well
 from tests.support.upstream import Behaviour, reset_before_head, silent
@@ -94,6 +95,7 @@ class Row:
         cells = [self.name]
         for result in (self.first_event, self.complete):
             cells += [result.words, ", ".join(map(str, result.calls))]
+        cells.append(words(COUNTED[self.name]))
         return "| " + " | ".join(cells) + " |"
 
 

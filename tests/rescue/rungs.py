@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.completions import Completion
+from tests.support.metrics import ADMIN
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import header
 from tests.support.upstream import DONE, Behaviour, ScriptedUpstream, Seen, Wire, sse_event
@@ -67,7 +68,7 @@ def write(folder: Path, upstreams: Sequence[ScriptedUpstream]) -> Path:
         for rung, upstream in zip(RUNGS, upstreams, strict=True)
     }
     models = {commit: [f"{route(commit, rung)}/of-{rung}" for rung in RUNGS] for commit in COMMITS}
-    return write_table(folder, routes, models=models)
+    return write_table(folder, routes, models=models, server=ADMIN)
 
 
 @dataclass

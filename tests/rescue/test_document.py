@@ -8,8 +8,8 @@ from tests.support.process import ROOT
 
 PAGE = ROOT / "docs/rescue.md"
 HEAD = [
-    "| the first rung | `commit: first_event` gives | calls | `commit: complete` gives | calls |",
-    "| --- | --- | --- | --- | --- |",
+    "| the first rung | `commit: first_event` gives | calls | `commit: complete` gives | calls | counts as |",
+    "| --- | --- | --- | --- | --- | --- |",
 ]
 
 

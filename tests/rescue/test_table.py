@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.rescue.caller import Shown, ask
+from tests.rescue.counted import COUNTED, counts
 from tests.rescue.rows import ROWS, Answer, Cut, Error, Row
 from tests.rescue.rungs import (
     ATTEMPTS,
@@ -32,6 +33,7 @@ from tests.rescue.rungs import (
     whole,
     write,
 )
+from tests.support.metrics import Figures, figures
 from tests.support.process import Tidegate
 from tests.support.upstream import DONE, ScriptedUpstream
 
@@ -64,6 +66,7 @@ async def test_a_fault_ends_as_the_table_says(ladder: Ladder, row: Row, commit: 
     shown = Shown(waits=isinstance(row.result(commit), Cut))
     for rung, behaviours in row.how(shown).items():
         ladder.rungs[rung].script(*behaviours)
+    before = await figures(ladder.gate)
 
     heard, entry = await ask_to_the_end(ladder, commit, stream=row.stream, shown=shown)
 
@@ -71,6 +74,7 @@ async def test_a_fault_ends_as_the_table_says(ladder: Ladder, row: Row, commit: 
     check_calls(ladder, heard, row, commit)
     check_time(heard, row, commit)
     check_log(entry, heard, row, commit)
+    check_metrics(before, await figures(ladder.gate), row, commit)
     assert ladder.misplaced() == []
     await check_that_all_is_well_again(ladder, commit)
 
@@ -157,6 +161,32 @@ def check_log(entry: dict[str, Any], heard: Heard, row: Row, commit: str) -> Non
         case Cut(told):
             assert entry["error"] == (told or "upstream_cut")
             assert entry["outcome"] == ("timeout" if told and told.startswith("timeout") else "cut")
+
+
+def check_metrics(before: Figures, after: Figures, row: Row, commit: str) -> None:
+    """Each call counts once, by what ended it; the tokens are those of the rung that answered."""
+    result = row.result(commit)
+    for rung, calls in zip(RUNGS, result.calls, strict=True):
+        made = calls - (1 if row.warm and rung == "a" else 0)
+        expected = counts(COUNTED[row.name].get(rung, ("ok",)), made)
+        assert more(before, after, "tidegate_attempts_total", "result", route(commit, rung)) == expected, rung
+        if rung != result.rung:
+            assert more(before, after, "tidegate_requests_total", "status", route(commit, rung)) == {}
+            assert more(before, after, "tidegate_tokens_total", "kind", route(commit, rung)) == {}
+    if isinstance(result, Answer):
+        answered = route(commit, result.rung)
+        spent = more(before, after, "tidegate_tokens_total", "kind", answered)
+        assert (spent["prompt"], spent["completion"]) == (ord(result.rung), 60)
+    assert more(before, after, "tidegate_requests_total", "status", route(commit, result.rung)) == {
+        str(result.status if isinstance(result, Error) else 200): 1
+    }
+
+
+def more(before: Figures, after: Figures, name: str, label: str, of: str) -> dict[str, float]:
+    """What a counter of one route grew by, for each value of a label."""
+    was = before.by(name, label, route=of)
+    now = after.by(name, label, route=of)
+    return {value: count - was.get(value, 0) for value, count in now.items() if count != was.get(value, 0)}
 
 
 async def check_that_all_is_well_again(ladder: Ladder, commit: str) -> None:
