@@ -83,7 +83,7 @@ class RouteStatus(Struct, frozen=True):
     """What stands in the table is shown unless it was interpolated. `clocks` in seconds."""
 
     upstream: str
-    explicit_only: bool
+    explicit_only: bool | str
     key: KeyStatus | None
     clocks: dict[str, float | str | None]
     breaker: BreakerStatus | None
@@ -153,7 +153,7 @@ def _route(program: Observed, route: Route, in_flight: int) -> RouteStatus:
     breaker = _one(route.middlewares, Breaker)
     return RouteStatus(
         upstream=_REDACTED if secret.interpolated("upstream") else _host(settings.upstream),
-        explicit_only=settings.explicit_only,
+        explicit_only=_REDACTED if secret.interpolated("explicit_only") else settings.explicit_only,
         key=_key(route, secret),
         clocks=_clocks(route.clocks, secret),
         breaker=None if breaker is None else _breaker(breaker),
