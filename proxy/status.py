@@ -122,7 +122,7 @@ def status_of(program: Observed) -> Status:
         version=__version__,
         pid=os.getpid(),
         started=_at(metrics.started),
-        uptime_s=round(metrics.uptime, 1),
+        uptime_s=round(metrics.uptime, 3),
         config=ConfigStatus(
             program.loaded.file, _at(metrics.reloaded_at), last_reload_success=metrics.reload_success
         ),

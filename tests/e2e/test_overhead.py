@@ -100,7 +100,9 @@ async def test_what_the_client_takes_is_not_ours(tmp_path: Path) -> None:
         await client.read_body()
         overhead, whole = await times(gate)
 
-    assert 0 < overhead <= whole - 0.38
+    # It begins when the head is looked at, which may be a while after it was sent.
+    assert whole > 0.2
+    assert 0 < overhead <= whole / 2
 
 
 async def test_a_client_that_is_slow_to_take_its_answer_takes_its_own_time(tmp_path: Path) -> None:
