@@ -6,15 +6,15 @@ That one has nothing else: whatever is asked there besides is 404, with the name
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
 from middlewares.faults import ClientFault
-from proxy.metrics import Snapshot
+from proxy.metrics import Snapshot, merged
 from proxy.relay import Downstream, error_answer
-from proxy.status import Observed, snapshot_of, status_of
+from proxy.status import Observed, snapshot_of, status_of, together
 from proxy.wire import split_target
 
 Page = Callable[[Downstream], Awaitable[None]]
@@ -52,11 +52,16 @@ class Pages:
     async def _metrics(self, down: Downstream) -> None:
         # One at a time: whoever asks too often waits, and the exchanges do not.
         async with self._rendering:
-            kind, body = await asyncio.to_thread(_rendered, snapshot_of(self._program))
+            reports = await self._program.others()
+            snapshots = [snapshot_of(self._program), *(report.snapshot for report in reports)]
+            kind, body = await asyncio.to_thread(_rendered, snapshots)
         _answer(down, 200, kind, body)
 
     async def _status(self, down: Downstream) -> None:
-        body = msgspec.json.format(msgspec.json.encode(status_of(self._program)), indent=2)
+        status = status_of(self._program)
+        if reports := await self._program.others():
+            status = together(status, reports)
+        body = msgspec.json.format(msgspec.json.encode(status), indent=2)
         _answer(down, 200, _JSON, body + b"\n")
 
     async def _nothing(self, down: Downstream) -> None:
@@ -64,11 +69,11 @@ class Pages:
         error_answer(down, ClientFault("not_found", f"The admin listener serves {pages}."), "other", ())
 
 
-def _rendered(snapshot: Snapshot) -> tuple[str, bytes]:
+def _rendered(snapshots: Sequence[Snapshot]) -> tuple[str, bytes]:
     # Late: serving needs none of it until somebody asks.
     from proxy.exposition import CONTENT_TYPE, render  # noqa: PLC0415
 
-    return CONTENT_TYPE, render(snapshot)
+    return CONTENT_TYPE, render(merged(snapshots))
 
 
 def _answer(down: Downstream, status: int, kind: str, body: bytes) -> None:

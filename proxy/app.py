@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from proxy.listing import ModelList
 from proxy.logs import Journal
 from proxy.metrics import Metrics
 from proxy.server import Connections, Server, Shared
+from proxy.status import Report
 from proxy.table import RouteTable, Surroundings, compile_table
 from proxy.upstream import Client
 
@@ -59,6 +60,8 @@ class App:
         self, secrets: SecretStore, journal: Journal, *, left: Callable[[], object] = lambda: None
     ) -> None:
         self.metrics = Metrics()
+        self.others: Callable[[], Awaitable[Sequence[Report]]] = _nobody
+        """What the workers report, where there are any."""
         self.timer: Timer = asyncio.get_running_loop()
         self.journal = journal
         self.draining = False
@@ -181,6 +184,10 @@ class App:
             await server.shutdown(_CLOSED_WITHIN_S)
         await self._client.close()
         self._departures.close()
+
+
+async def _nobody() -> Sequence[Report]:
+    return ()
 
 
 async def either(*waits: Coroutine[Any, Any, object], within: float | None = None) -> None:

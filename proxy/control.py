@@ -98,14 +98,6 @@ class Report(Struct, tag=True, frozen=True):
 News = Ready | Refused | Left | Pong | Report
 
 
-class Standing(Struct, frozen=True):
-    """What a worker reports of itself."""
-
-    pid: int
-    connections: int
-    in_flight: int
-
-
 class Parcel(NamedTuple):
     """A message on its way, with a descriptor or without."""
 

@@ -24,7 +24,9 @@ from proxy import control
 from proxy.control import Channel
 from proxy.listeners import Listener
 from proxy.logs import Journal
+from proxy.metrics import Snapshot, merged, past
 from proxy.source import Source
+from proxy.status import Report
 
 _RESTING_S = (0.25, 30.0)
 """Before a worker that died young twice is started again: at first, and at most. It doubles each time."""
@@ -59,6 +61,8 @@ class Crew:
         self.stops = asyncio.Event()
         """Set when who ends is not missed any more."""
         self._asked = 0
+        self._asking = asyncio.Lock()
+        self._dead: Snapshot | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # ---- for the program
@@ -126,17 +130,17 @@ class Crew:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def reports(self) -> list[bytes]:
-        """What those that answer in time say of themselves."""
-        self._asked += 1
-        asked = [member.ask(self._asked) for member in self._members if member.ready]
-        async with asyncio.TaskGroup() as group:
-            waiting = [group.create_task(answer.wait()) for answer in asked]
-            if waiting:
-                await asyncio.wait(waiting, timeout=_REPORTS_WITHIN_S)
-            for task in waiting:
-                task.cancel()
-        return [member.said for member in self._members if member.said]
+    async def reports(self) -> list[Report]:
+        """What they say of themselves, the last time that they answered; and what is known of the dead."""
+        async with self._asking:
+            self._asked += 1
+            asked = [member.ask(self._asked) for member in self._members if member.ready]
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REPORTS_WITHIN_S):
+                    for answer in asked:
+                        await answer.wait()
+        said = [member.said for member in self._members if member.said is not None]
+        return said if self._dead is None else [*said, Report(self._dead)]
 
     # ---- for its members
 
@@ -156,6 +160,11 @@ class Crew:
         """The order that goes with them."""
         overrides = self._source.overrides
         return control.Load(str(self._source.path.absolute()), overrides.listen, overrides.admin)
+
+    def has_died(self, report: Report) -> None:
+        """Its counters must not go back: they are kept among those of the dead."""
+        gone = past(report.snapshot)
+        self._dead = gone if self._dead is None else merged((self._dead, gone))
 
     def is_ready(self, member: Member) -> None:
         """It takes connections now."""
@@ -190,7 +199,8 @@ class Member:
         self.refusal: str | None = None
         self.settled = asyncio.Event()
         self.status: int | None = None
-        self.said = b""
+        self.said: Report | None = None
+        """Its last report."""
         self._crew = crew
         self._journal = journal
         self._channel: Channel | None = None
@@ -231,6 +241,9 @@ class Member:
         self._process = None
         self.ready, self.connections = False, 0
         self._hang_up()
+        if self.said is not None:
+            self._crew.has_died(self.said)
+            self.said = None
         return process.pid
 
     async def ended(self) -> None:
@@ -315,7 +328,7 @@ class Member:
                 if number == asked:
                     parts += part
                     if last:
-                        self.said = bytes(parts)
+                        self.said = msgspec.msgpack.decode(parts, type=Report)
                         said.set()
             case control.Pong():
                 pass

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Collection
 from contextlib import AsyncExitStack, suppress
 from typing import Protocol
 
 from aiohttp import web
 
-from config.loader import Loaded
 from middlewares.clocks import Timer, Watch
 from middlewares.envelope import Envelope
 from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
@@ -27,11 +25,10 @@ from proxy.accounts import Account
 from proxy.admin import Pages
 from proxy.intake import take_body
 from proxy.logs import Journal, Record
-from proxy.metrics import Metrics
 from proxy.relay import Downstream, Headers, error_answer
 from proxy.router import Choice, Named
-from proxy.server import ClientConnection, Connections
-from proxy.table import RouteTable
+from proxy.server import ClientConnection
+from proxy.status import Observed
 from proxy.tunnel import Tunnel
 from proxy.wire import Target, client_address, read_target, split_target, upward
 
@@ -39,21 +36,13 @@ _DRAIN_RETRY_S = 5
 _UNREAD_ANSWERS_S = 30.0
 
 
-class Service(Protocol):
+class Service(Observed, Protocol):
     """What the handler needs of the program around it. `serving` holds the exchanges in flight."""
 
-    table: RouteTable
     journal: Journal
     timer: Timer
-    draining: bool
     leaving: bool
     models: listing.ModelList
-    metrics: Metrics
-    loaded: Loaded
-    connections: Connections
-
-    @property
-    def in_flight(self) -> Collection[Serving]: ...
 
     def begin(self, serving: Serving) -> None: ...
 

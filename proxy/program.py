@@ -41,6 +41,8 @@ class Program:
         self._app = App(source.secrets, journal)
         workers = _number_of(loaded.table)
         self._crew = Crew(workers, source, journal) if workers > 1 else None
+        if self._crew is not None:
+            self._app.others = self._crew.reports
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []
         self._inherited = Inherited(os.environ)

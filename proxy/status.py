@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from yarl import URL
 
 from config.loader import Loaded
@@ -25,7 +25,7 @@ from middlewares.faults import Refusal
 from middlewares.key import Key
 from proxy import __version__
 from proxy.ladder import Route
-from proxy.metrics import Metrics, Snapshot
+from proxy.metrics import BREAKER, Metrics, Snapshot
 from proxy.server import Connections
 from proxy.table import RouteTable
 
@@ -51,6 +51,8 @@ class Observed(Protocol):
     metrics: Metrics
     draining: bool
     connections: Connections
+    others: Callable[[], Awaitable[Sequence[Report]]]
+    """What other processes that serve for it report of themselves."""
 
     @property
     def in_flight(self) -> Collection[InFlight]: ...
@@ -112,6 +114,20 @@ class Status(Struct, frozen=True):
     in_flight: int
     connections: int
     routes: dict[str, RouteStatus]
+    workers: tuple[Status, ...] = ()
+    """Each by itself, where there are several; the rest is then of all of them together."""
+
+
+class Report(Struct, frozen=True):
+    """What one process says of itself; `status` is None of one that has ended."""
+
+    snapshot: Snapshot
+    status: Status | None = None
+
+
+def report_of(program: Observed) -> Report:
+    """How things are now, for another process to show."""
+    return Report(snapshot_of(program), status_of(program))
 
 
 def status_of(program: Observed) -> Status:
@@ -132,6 +148,55 @@ def status_of(program: Observed) -> Status:
         routes={
             name: _route(program, route, in_flight[name]) for name, route in program.table.routes.items()
         },
+    )
+
+
+def together(own: Status, reports: Sequence[Report]) -> Status:
+    """A program whose clients are served by others: sums, and of several breakers the worst."""
+    workers = tuple(one.status for one in reports if one.status is not None)
+    counted = [one.snapshot.requests for one in reports]
+    return structs.replace(
+        own,
+        in_flight=sum(worker.in_flight for worker in workers),
+        connections=sum(worker.connections for worker in workers),
+        routes={
+            name: _added(
+                route, [worker.routes[name] for worker in workers if name in worker.routes], name, counted
+            )
+            for name, route in own.routes.items()
+        },
+        workers=workers,
+    )
+
+
+def _added(
+    own: RouteStatus,
+    parts: Sequence[RouteStatus],
+    name: str,
+    counted: Iterable[Mapping[tuple[str, str, int, str], int]],
+) -> RouteStatus:
+    outcomes: Counter[str] = Counter()
+    for requests in counted:
+        for (route, _, _, outcome), number in requests.items():
+            outcomes[outcome] += number if route == name else 0
+    breakers = [part.breaker for part in parts if part.breaker is not None]
+    slots = [part.slots for part in parts if part.slots is not None]
+    return structs.replace(
+        own,
+        breaker=max(breakers, key=lambda one: (BREAKER[one.state], one.failures_in_row), default=own.breaker),
+        slots=_slots_together(slots) if slots else own.slots,
+        in_flight=sum(part.in_flight for part in parts),
+        requests={outcome: number for outcome, number in outcomes.items() if number},
+    )
+
+
+def _slots_together(slots: Sequence[SlotsStatus]) -> SlotsStatus:
+    """Each process counts by itself, so that the limits add up."""
+    limits = [one.limit for one in slots if isinstance(one.limit, int)]
+    return SlotsStatus(
+        limit=sum(limits) if len(limits) == len(slots) else _REDACTED,
+        in_use=sum(one.in_use for one in slots),
+        queued=sum(one.queued for one in slots),
     )
 
 
@@ -214,12 +279,11 @@ def _breaker(breaker: Breaker) -> BreakerStatus:
 
 
 def _slots(route: Route, secret: _Secret) -> SlotsStatus | None:
-    for use, middleware in zip(route.settings.middlewares, route.middlewares, strict=True):
+    for middleware in route.middlewares:
         if isinstance(middleware, Concurrency):
-            limit: int = use.options.limit
             slots = middleware.slots
-            shown = _REDACTED if secret.of("concurrency", "limit") else limit
-            return SlotsStatus(shown, limit - slots.free, slots.queued)
+            shown = _REDACTED if secret.of("concurrency", "limit") else slots.limit
+            return SlotsStatus(shown, slots.in_use, slots.queued)
     return None
 
 

@@ -28,6 +28,7 @@ from proxy.control import Channel
 from proxy.logs import Journal
 from proxy.runtime import event_loop
 from proxy.source import Source
+from proxy.status import report_of
 
 _LEFT_TOLD_EVERY_S = 0.05
 
@@ -123,8 +124,7 @@ class Worker:
     def _report(self) -> bytes:
         if self._app is None:
             return b""
-        standing = control.Standing(os.getpid(), self._app.connections.open, len(self._app.in_flight))
-        return msgspec.msgpack.encode(standing)
+        return msgspec.msgpack.encode(report_of(self._app))
 
     def _note_left(self) -> None:
         self._left += 1

@@ -16,6 +16,7 @@ import pytest
 
 from tests.operation.crowd import Provider, streaming, whole
 from tests.support.certificates import self_signed
+from tests.support.metrics import ADMIN, figures, status_of
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, header, post
 from tests.support.scene import CHAT, read_answer
@@ -64,7 +65,7 @@ async def test_a_hundred_edits_half_of_them_broken_disturb_none_of_two_hundred_s
 ) -> None:
     async with Provider() as upstream:
         routes = {"up": route(upstream)}
-        table = write_table(tmp_path, routes, models={"edit": "up/model-0"})
+        table = write_table(tmp_path, routes, models={"edit": "up/model-0"}, server=ADMIN)
         loop = asyncio.get_running_loop()
         async with Tidegate(table) as gate, streaming(gate.port, 200) as crowd:
             good = json.loads(table.read_text())
@@ -81,11 +82,19 @@ async def test_a_hundred_edits_half_of_them_broken_disturb_none_of_two_hundred_s
                 assert "error" in refused["reason"] and refused["level"] == "error"
                 _, _, said = await ask(gate)
                 assert json.loads(said)["model"] == f"model-{edit}"
+            refusing, told = await figures(gate), await status_of(gate)
+            replace(table, json.dumps(good))
+            await gate._until(lambda: len(gate.events("reloaded")) == 51, 5.0, "the last edit")
+            good_again = await figures(gate)
             upstream.release.set()
             ends = await crowd.ends()
 
     assert [whole(said) for said in ends] == [True] * 200
-    assert (len(gate.events("reloaded")), len(gate.events("reload_failed"))) == (50, 50)
+    assert (len(gate.events("reloaded")), len(gate.events("reload_failed"))) == (51, 50)
+    success, at = "tidegate_config_last_reload_success", "tidegate_config_last_reload_timestamp_seconds"
+    assert (refusing.value(success), good_again.value(success)) == (0, 1)
+    assert good_again.value(at) > refusing.value(at)
+    assert told["config"]["last_reload_success"] is False
     problems = {event["place"].rpartition("routes.yaml")[2] for event in gate.events("table_problem")}
     assert ":2:1" in problems and {event["code"] for event in gate.events("table_problem")} >= {"unknown-key"}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.operation.crowd import Asker, Provider, streaming, whole, workers_of
+from tests.support.metrics import ADMIN, figures, status_of
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, post
 from tests.support.scene import CHAT, read_answer
@@ -121,6 +122,34 @@ async def test_workers_whose_supervisor_is_killed_finish_what_they_have(tmp_path
             await gate.wait(within=10.0)
 
     assert [whole(said) for said in ends] == [True] * 20
+
+
+async def test_metrics_and_status_are_those_of_all_workers_and_do_not_go_back_when_one_dies(
+    tmp_path: Path,
+) -> None:
+    async with Provider() as upstream:
+        async with Tidegate(table_to(tmp_path, upstream, **ADMIN)) as gate:
+            async with streaming(gate.port, 10):
+                await models(gate, 8)
+                before, told = await figures(gate), await status_of(gate)
+                victim = workers_of(gate.process.pid)[0]
+                os.kill(victim, signal.SIGKILL)
+                await gate.wait_event("worker_died")
+                await gate.wait_event("ready", within=5.0)
+                after = await figures(gate)
+                await models(gate, 8)
+                later = await figures(gate)
+                workers = {worker["pid"] for worker in (await status_of(gate))["workers"]}
+            now = set(workers_of(gate.process.pid))
+
+    name = "tidegate_requests_total"
+    assert (before.value(name, route="up"), told["routes"]["up"]["requests"]) == (8, {"ok": 8})
+    assert before.value("tidegate_streams_in_flight", route="up") == told["routes"]["up"]["in_flight"] == 10
+    assert (told["in_flight"], told["pid"], len(told["workers"])) == (10, gate.process.pid, 2)
+    assert {worker["in_flight"] for worker in told["workers"]} == {5}
+    assert (after.value(name, route="up"), later.value(name, route="up")) >= (8, 16)
+    assert after.value("tidegate_streams_in_flight", route="up") == 5
+    assert workers <= now and victim not in now
 
 
 async def test_the_limit_of_connections_is_that_of_all_workers_together(tmp_path: Path) -> None:
