@@ -30,7 +30,7 @@ from proxy.logs import Journal
 from proxy.metrics import Metrics
 from proxy.server import Connections, Server, Shared
 from proxy.status import Report
-from proxy.table import RouteTable, Surroundings, compile_table
+from proxy.table import RouteTable, Surroundings, calling, compile_table
 from proxy.upstream import Client
 
 _TOLD_WITHIN_S = 1.0
@@ -71,7 +71,7 @@ class App:
         self._client = Client()
         self._departures = Departures()
         self._left = left
-        self._around = Surroundings(secrets, self._client, self.timer, States())
+        self._around = Surroundings(secrets, self.timer, States())
         self._tls: ssl.SSLContext | None = None
         self._in_flight: set[Serving] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -100,7 +100,7 @@ class App:
         context = None if tls is None else listener_context(tls, files)
         if context is not None:
             tell_of_failures(context, self.journal)
-        return Compiled(loaded, compile_table(table, files, self._around), context)
+        return Compiled(loaded, compile_table(table, calling(self._client, files), self._around), context)
 
     def adopt(self, compiled: Compiled) -> None:
         """Serve what comes from now on by this table, new connections with this certificate."""

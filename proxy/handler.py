@@ -14,23 +14,20 @@ from typing import Protocol
 from aiohttp import web
 
 from middlewares.clocks import Timer, Watch
-from middlewares.envelope import Envelope
-from middlewares.exchange import Body, Exchange, Inbound, Reply, Unreadable
+from middlewares.exchange import Exchange, Reply
 from middlewares.faults import ClientFault, ClientGone, Fault, Refusal
-from middlewares.handshake import Handshake
-from middlewares.multipart import Form
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.accounts import Account
 from proxy.admin import Pages
 from proxy.intake import take_body
 from proxy.logs import Journal, Record
+from proxy.opening import begin, names_of, read_head
 from proxy.relay import Downstream, Headers, error_answer
-from proxy.router import Choice, Named
 from proxy.server import ClientConnection
 from proxy.status import Observed
 from proxy.tunnel import Tunnel
-from proxy.wire import Target, client_address, read_target, split_target, upward
+from proxy.wire import client_address, split_target
 
 _DRAIN_RETRY_S = 5
 _UNREAD_ANSWERS_S = 30.0
@@ -178,22 +175,16 @@ class Serving:
             raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY_S)
         if service.leaving:
             self._down.close_after()
-        target = read_target(request.method, request.raw_path)
-        self._path = target.path
-        headers, credentials = upward(request.headers, request.raw_headers)
-        provider = self._provider()
-        if request.method in ("GET", "HEAD") and target.route is None and provider is None:
-            wanted = listing.asked_for(target.path)
-            if wanted is not None:
-                await self._list_models(wanted)
-                return
-        body, encoded = await take_body(request, target.path, self._table.server, self._count)
-        inbound = Inbound(request.method, target.path, target.query, request.headers, self.record.remote)
-        exchange = Exchange(
-            inbound, "", headers, credentials, body, target.query, self._watch, stack, encoded=encoded
-        )
-        self._account.exchange = exchange
-        exchange.rungs = self._choose(target, provider, body).rungs
+        head = read_head(request)
+        self._path = head.target.path
+        if head.listing is not None:
+            await self._list_models(head.listing)
+            return
+        taken = await take_body(request, head.target.path, self._table.server, self._count)
+        self._account.exchange = exchange = begin(request, head, taken, self.record.remote, self._watch, stack)
+        named = names_of(head, taken.body)
+        self.record.model = named.model
+        exchange.rungs = self._table.router.choose(named).rungs
         exchange.patience = self._keep_patient
         exchange.on_attempt = service.metrics.attempt
         self.record.stream = exchange.streaming
@@ -208,42 +199,8 @@ class Serving:
     def _keep_patient(self, every: float) -> None:
         self._down.keep_patient(every, [("x-tidegate-id", self.record.id)], self._service.timer)
 
-    def _provider(self) -> str | None:
-        named = self._request.headers.getall("x-tidegate-provider", ())
-        if len(named) > 1:
-            raise ClientFault(
-                "invalid_request", "Two x-tidegate-provider headers were sent.", param="x-tidegate-provider"
-            )
-        return str(named[0]) if named else None
-
     def _count(self, size: int) -> None:
         self.record.bytes_in += size
-
-    def _choose(self, target: Target, provider: str | None, body: Body) -> Choice:
-        """Route by what the request names. The body is read only as far as that needs."""
-        model = asked = None
-        if isinstance(body, Envelope):
-            model, asked = self._named_in(body)
-        elif isinstance(body, Form | Handshake):
-            model = body.model if body.model is None else self._checked(body.model)
-        elif isinstance(body, Unreadable) and target.route is None and provider is None:
-            raise body.fault
-        return self._table.router.choose(Named(target.route, provider, asked, model))
-
-    def _named_in(self, body: Envelope) -> tuple[str | None, str | None]:
-        # An object under that name is somebody else's, and none of our business.
-        provider = body.value("provider") if body.holds_text("provider") else None
-        if provider is not None:
-            body.drop("provider")
-        if "model" not in body:
-            return None, provider
-        return self._checked(body.value("model")), provider
-
-    def _checked(self, model: object) -> str:
-        if not isinstance(model, str) or not model:
-            raise ClientFault("invalid_request", "model must be a text that is not empty.", param="model")
-        self.record.model = model
-        return model
 
     async def _list_models(self, wanted: str) -> None:
         status, body = await self._service.models.answer(self._table, wanted)

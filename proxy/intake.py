@@ -10,10 +10,11 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
+from aiohttp.http import HttpVersion, HttpVersion11
+from multidict import CIMultiDictProxy
 
 from config.schema import Server
 from middlewares.envelope import Envelope
@@ -21,9 +22,9 @@ from middlewares.exchange import Body, Unreadable, Upload
 from middlewares.faults import ClientFault, ClientGone
 from middlewares.handshake import Handshake
 from middlewares.multipart import Form
-from proxy.wire import named_by_connection, split_target
+from proxy.wire import RawHeaders, named_by_connection, split_target
 
-_JSON_ENDPOINTS = frozenset(
+JSON_ENDPOINTS = frozenset(
     {
         "/audio/speech",
         "/chat/completions",
@@ -48,7 +49,36 @@ class Taken(NamedTuple):
     encoded: bytes | None
 
 
-def opens_websocket(request: web.BaseRequest) -> bool:
+class Content(Protocol):
+    """The bytes of a body as they arrive."""
+
+    async def readany(self) -> bytes: ...
+
+
+class Incoming(Protocol):
+    """What is read of a request: aiohttp's, or one that is only thought of."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def version(self) -> HttpVersion: ...
+    @property
+    def raw_path(self) -> str: ...
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
+    @property
+    def raw_headers(self) -> RawHeaders: ...
+    @property
+    def body_exists(self) -> bool: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def content(self) -> Content: ...
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+
+def opens_websocket(request: Incoming) -> bool:
     """Whether it is a WebSocket's opening handshake (RFC 6455, section 4.1)."""
     headers = request.headers
     return (
@@ -61,9 +91,7 @@ def opens_websocket(request: web.BaseRequest) -> bool:
     )
 
 
-async def take_body(
-    request: web.BaseRequest, path: str, limits: Server, count: Callable[[int], None]
-) -> Taken:
+async def take_body(request: Incoming, path: str, limits: Server, count: Callable[[int], None]) -> Taken:
     """Read what has to be read; `count` is told the size of each piece, those of an upload later.
 
     Raises ClientFault: 408, 413, or 400 for broken framing.
@@ -73,7 +101,7 @@ async def take_body(
     _refuse_codings(request)
     kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_json = kind == "application/json" or kind.endswith("+json")
-    endpoint = request.method == "POST" and path in _JSON_ENDPOINTS
+    endpoint = request.method == "POST" and path in JSON_ENDPOINTS
     if not request.body_exists:
         return Taken(_parsed(b"", Envelope.parse) if endpoint else None, None)
     is_form = kind == "multipart/form-data"
@@ -96,7 +124,7 @@ async def take_body(
     return _decoded(raw, encoding, limit, Envelope.parse)
 
 
-async def _pieces(request: web.BaseRequest, limits: Server) -> AsyncIterator[bytes]:
+async def _pieces(request: Incoming, limits: Server) -> AsyncIterator[bytes]:
     _welcome(request)
     content = request.content
     while True:
@@ -139,7 +167,7 @@ async def _noting(upload: Upload, pieces: AsyncIterator[bytes]) -> AsyncIterator
         raise
 
 
-def _refuse_codings(request: web.BaseRequest) -> None:
+def _refuse_codings(request: Incoming) -> None:
     """A transfer coding under the chunks, `gzip, chunked`, would be sent on without a word of it."""
     coding = request.headers.get("Transfer-Encoding", "chunked")
     if coding.strip().lower() != "chunked":
@@ -150,7 +178,7 @@ def _refuse_codings(request: web.BaseRequest) -> None:
         )
 
 
-def _welcome(request: web.BaseRequest) -> None:
+def _welcome(request: Incoming) -> None:
     """Let a client that waits for it go on (RFC 9110, section 10.1.1)."""
     expects = request.headers.get("Expect", "").lower() == "100-continue"
     if expects and request.version >= HttpVersion11 and request.transport is not None:

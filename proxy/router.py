@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from config.schema import Table
 from config.suggestions import is_near_miss, near_names
@@ -17,6 +17,8 @@ from middlewares.exchange import Rung
 from middlewares.faults import ClientFault
 
 Rule = Literal["path", "header", "provider", "models", "prefix", "serves", "default_route"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+"""In their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +59,49 @@ class Router:
 
     def choose(self, named: Named) -> Choice:
         """The first rule that matches; ClientFault `model_not_found` or `invalid_request` if none does."""
-        return self._by_name(named) or self._by_model(named.model)
-
-    def _by_name(self, named: Named) -> Choice | None:
-        given: tuple[tuple[Rule, str | None], ...] = (
-            ("path", named.path),
-            ("header", named.header),
-            ("provider", named.provider),
-        )
-        for rule, route in given:
-            if route is None:
-                continue
-            if route not in self._routes:
-                raise self._unknown_route(rule, route)
-            return Choice(rule, (Rung(route),))
-        return None
-
-    def _by_model(self, model: str | None) -> Choice:
-        if model is None:
-            if self._default is not None:
-                return Choice("default_route", (Rung(self._default),))
+        for rule in RULES:
+            if (choice := self.apply(rule, named)) is not None:
+                return choice
+        if named.model is None:
             raise ClientFault(
                 "invalid_request", "No model is named, and there is no default route.", param="model"
             )
-        if rungs := self._models.get(model):
-            return Choice("models", rungs, name=model)
-        first, slash, _ = model.partition("/")
-        if slash and first in self._routes:
-            return Choice("prefix", (Rung(first),))
-        if (route := self._serving(model)) is not None:
-            return Choice("serves", (Rung(route),))
-        if self._default is not None and not self._meant_a_route(first):
-            return Choice("default_route", (Rung(self._default),))
-        raise self._unknown_model(model)
+        raise self._unknown_model(named.model)
+
+    def apply(self, rule: Rule, named: Named) -> Choice | None:
+        """What one rule says, whatever the others do; ClientFault for a route that does not exist."""
+        match rule:
+            case "path":
+                return self._by_name(rule, named.path)
+            case "header":
+                return self._by_name(rule, named.header)
+            case "provider":
+                return self._by_name(rule, named.provider)
+            case "default_route":
+                return self._by_default(named.model)
+            case _ if named.model is None:
+                return None
+            case "models":
+                rungs = self._models.get(named.model)
+                return None if rungs is None else Choice(rule, rungs, name=named.model)
+            case "prefix":
+                first, slash, _ = named.model.partition("/")
+                return Choice(rule, (Rung(first),)) if slash and first in self._routes else None
+            case "serves":
+                route = self._serving(named.model)
+                return None if route is None else Choice(rule, (Rung(route),))
+
+    def _by_name(self, rule: Rule, route: str | None) -> Choice | None:
+        if route is None:
+            return None
+        if route not in self._routes:
+            raise self._unknown_route(rule, route)
+        return Choice(rule, (Rung(route),))
+
+    def _by_default(self, model: str | None) -> Choice | None:
+        if self._default is None or (model is not None and self._meant_a_route(model.partition("/")[0])):
+            return None
+        return Choice("default_route", (Rung(self._default),))
 
     def _serving(self, model: str) -> str | None:
         if (route := self._exact.get(model)) is not None:

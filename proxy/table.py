@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 from yarl import URL
 
@@ -34,9 +35,13 @@ from proxy.router import Router
 from proxy.upstream import Client, Upstream
 from proxy.ways import way_to
 
-_STATEFUL = frozenset({"breaker", "concurrency", "retry"})
-"""To ask for the models is no exchange: it takes no slot, proves nothing and is not repeated."""
+STATEFUL = frozenset({"breaker", "concurrency", "retry"})
+"""To list models, or to explain, is no exchange: it takes no slot, proves nothing and is not repeated."""
 OWN_AGENT = f"tidegate/{__version__}"
+
+
+Innermost = Callable[[schema.Route], Handler]
+"""Makes the end of a route's chain: what calls the provider, or only tells what would be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,26 @@ class Surroundings:
     """What every table of one process is compiled with."""
 
     secrets: SecretStore
-    client: Client
     timer: Timer
     states: States
 
 
-def compile_table(table: schema.Table, files: Files, around: Surroundings) -> RouteTable:
-    """Build everything that `table` describes, with the `files` that it names.
+def calling(client: Client, files: Files) -> Innermost:
+    """The providers themselves, with the `files` that routes name. Raises UnusableCertificate."""
 
-    Nothing changes by it until `RouteTable.adopt`. Raises UnusableCertificate, and Unusable for a third-party
-    middleware that cannot be made.
+    def made(route: schema.Route) -> Handler:
+        return DemoModel() if route.upstream == "demo" else Upstream(client, way_to(route, files))
+
+    return made
+
+
+def compile_table(table: schema.Table, innermost: Innermost, around: Surroundings) -> RouteTable:
+    """Build everything that `table` describes around what `innermost` makes for each route.
+
+    Nothing changes by it until `RouteTable.adopt`. Raises what `innermost` raises, and Unusable for a
+    third-party middleware that cannot be made.
     """
-    routes = {name: _route(name, route, files, around) for name, route in table.routes.items()}
+    routes = {name: _route(name, route, innermost(route), around) for name, route in table.routes.items()}
     top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))
     return RouteTable(
         server=table.server,
@@ -89,16 +102,18 @@ def compile_table(table: schema.Table, files: Files, around: Surroundings) -> Ro
     )
 
 
-def _route(name: str, route: schema.Route, files: Files, around: Surroundings) -> Route:
-    host = "" if route.upstream == "demo" else URL(route.upstream).host or ""
+def host_of(route: schema.Route) -> str:
+    """The host that a route's keys go to, empty for the embedded demo."""
+    return "" if route.upstream == "demo" else URL(route.upstream).host or ""
+
+
+def _route(name: str, route: schema.Route, innermost: Handler, around: Surroundings) -> Route:
     retries = (use.options for use in route.middlewares if use.name == "retry")
     longest = next((options.retry_after_max for options in retries), RETRY_AFTER_MAX_S)
-    made = _made(route.middlewares, Deps(name, host, around.secrets, OWN_AGENT, longest, around.states))
-    innermost: Handler = (
-        DemoModel() if route.upstream == "demo" else Upstream(around.client, way_to(route, files))
-    )
+    deps = Deps(name, host_of(route), around.secrets, OWN_AGENT, longest, around.states)
+    made = _made(route.middlewares, deps)
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
-    asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in _STATEFUL]
+    asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in STATEFUL]
     return Route(
         name=name,
         chain=_chain(made, innermost),

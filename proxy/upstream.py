@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp import payload
@@ -125,8 +126,7 @@ class Upstream:
         return await exchange.attempt(self._ask)
 
     async def _ask(self, exchange: Exchange) -> Reply:
-        query = upward_query(exchange.query)
-        url = URL(self._way.base + exchange.inbound.path + (f"?{query}" if query else ""), encoded=True)
+        url = URL(address(self._way.base, exchange), encoded=True)
         async with exchange.watch.guard():
             response = await self._client.call(exchange, self._way, url)
         exchange.stack.callback(response.close)
@@ -143,6 +143,38 @@ class Upstream:
         _refuse_misplaced(exchange, response)
         reply = Reply(response.status, _headers_down(response), ResponseBody(response, exchange))
         return await ready(exchange, observed(exchange, reply))
+
+
+def address(base: str, exchange: Exchange) -> str:
+    """Where it goes: `base` without a slash at its end, what follows `/v1`, and the query that may go up."""
+    query = upward_query(exchange.query)
+    return base + exchange.inbound.path + (f"?{query}" if query else "")
+
+
+class Outgoing(NamedTuple):
+    """What is sent, but for what frames it on its connection (`Host`, `Content-Length` and the like)."""
+
+    headers: CIMultiDict[str]
+    data: bytes | Upload | None
+
+
+def outgoing(exchange: Exchange) -> Outgoing:
+    """The headers and the body as they go up."""
+    headers, body = exchange.headers.copy(), exchange.body
+    if isinstance(body, Envelope | Unreadable):
+        headers["Accept-Encoding"] = "identity"
+    if isinstance(body, Envelope | Form):
+        if exchange.encoded is not None and body.untouched:
+            return Outgoing(headers, exchange.encoded)
+        if exchange.encoded is not None:
+            headers.popall("Content-Encoding", None)
+        return Outgoing(headers, body.encode())
+    if isinstance(body, Unreadable):
+        return Outgoing(headers, exchange.encoded or body.raw)
+    if isinstance(body, Handshake):
+        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
+        return Outgoing(headers, None)
+    return Outgoing(headers, body)
 
 
 class ResponseBody(Gate):
@@ -187,26 +219,8 @@ class _Call:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.headers: CIMultiDict[str] = exchange.headers.copy()
+        self.headers, self._data = outgoing(exchange)
         self._connection: ProviderConnection | None = None
-        body = exchange.body
-        self._data: bytes | Upload | None
-        if isinstance(body, Envelope | Form):
-            if exchange.encoded is not None and body.untouched:
-                self._data = exchange.encoded
-            else:
-                if exchange.encoded is not None:
-                    self.headers.popall("Content-Encoding", None)
-                self._data = body.encode()
-        elif isinstance(body, Unreadable):
-            self._data = exchange.encoded or body.raw
-        elif isinstance(body, Handshake):
-            self._data = None
-            self.headers["Connection"], self.headers["Upgrade"] = "Upgrade", "websocket"
-        else:
-            self._data = body
-        if isinstance(body, Envelope | Unreadable):
-            self.headers["Accept-Encoding"] = "identity"
 
     @property
     def died_unnoticed(self) -> bool:
