@@ -41,13 +41,21 @@ _NO_OVERRIDES = Overrides()
 
 
 class Loaded(Struct, frozen=True, kw_only=True):
-    """`table` is None when there is an error. Places are tuples of keys and indices."""
+    """`table` is None when there is an error. Places are tuples of keys and indices.
+
+    `sources` has what the file says at each place with a `${…}` in it.
+    """
 
     file: str
     table: Table | None
     problems: tuple[Problem, ...]
     marks: Mapping[Place, Mark]
-    interpolated: frozenset[Place]
+    sources: Mapping[Place, str]
+
+    @property
+    def interpolated(self) -> frozenset[Place]:
+        """The places whose values are not for showing."""
+        return frozenset(self.sources)
 
     @property
     def ok(self) -> bool:
@@ -112,7 +120,7 @@ def _loaded(table: Any, report: Report) -> Loaded:
         table=table if sound else None,
         problems=tuple(problems),
         marks=report.marks,
-        interpolated=frozenset(report.sources),
+        sources=report.sources,
     )
 
 

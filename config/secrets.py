@@ -99,12 +99,16 @@ class SecretStore:
 
     def resolve(self, source: KeySource) -> Secret:
         """The key that `source` names; raises `SecretError` when there is none or it cannot be used."""
+        return self.find(source)[1]
+
+    def find(self, source: KeySource) -> tuple[str, Secret]:
+        """The place where the key was found, and the key. Raises as `resolve` does."""
         looked: list[str] = []
         # One after the other: a file that is shadowed is not even looked at.
         for look in (self._from_environment, self._from_credential, self._from_file):
             place, secret, absence = look(source)
             if secret is not None:
-                return _expected(secret, source.expect, place)
+                return place, _expected(secret, source.expect, place)
             if absence:
                 looked.append(absence)
         if not looked:

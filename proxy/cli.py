@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ _EPILOG = """\
 The route table is looked for as -c FILE, $TIDEGATE_CONFIG, ./config/routes.yaml,
 /etc/tidegate/routes.yaml, in this order.
 """
+
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
     check.add_argument("--no-secrets", action="store_true", help="do not look for keys and certificates")
     check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
+    _add_explain(commands)
     _command(commands, "schema", "print the JSON Schema of the table, for editors", _schema)
     _command(commands, "version", "print the version", _version)
     return parser
@@ -76,11 +82,64 @@ def _command(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=_EPILOG if name in ("serve", "check") else None,
+        epilog=_EPILOG if name in ("serve", "check", "explain") else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands, "explain", "say what would become of a request: a dry run that sends nothing", _explain
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=_text, help="what a client asks for")
+    _add_table(parser)
+    parser.add_argument("--provider", metavar="P", type=_text, help="the route that the client names")
+    parser.add_argument(
+        "--path",
+        metavar="PATH",
+        type=_text,
+        default="/v1/chat/completions",
+        help="the request's path, with its query if it has one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--body", metavar="FILE", help="the request's body, - for stdin; MODEL takes the place of its model"
+    )
+    parser.add_argument(
+        "--header",
+        metavar="NAME:VALUE",
+        type=_header,
+        action="append",
+        default=[],
+        help="a header of the client in place of an SDK's, e.g. 'User-Agent: KimiCLI/1.44'; may be repeated",
+    )
+    parser.add_argument(
+        "--method", metavar="METHOD", type=_method, help="default: what the path is usually asked with"
+    )
+    parser.add_argument("--json", action="store_true", help="the explanation as a JSON object, for scripts")
+
+
+def _text(given: str) -> str:
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not UTF-8") from None
+    return given
+
+
+def _header(given: str) -> tuple[str, str]:
+    name, colon, value = _text(given).partition(":")
+    if not colon or not _NAME.fullmatch(name) or _CONTROL.search(value):
+        # Not repeated: it may hold a key.
+        raise argparse.ArgumentTypeError("write NAME:VALUE, in one line")
+    return name, value.strip()
+
+
+def _method(given: str) -> str:
+    if not given.isascii() or not given.isalpha():
+        raise argparse.ArgumentTypeError("a method is a word such as GET")
+    return given.upper()
 
 
 def _add_table(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +171,18 @@ def _serve(options: argparse.Namespace) -> int:
     from proxy.service import serve
 
     return serve(source, loaded, files)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    loaded, secrets = _load(options, keys=False, certificates=False)
+    if loaded.table is None:
+        for problem in loaded.problems:
+            print(problem, file=sys.stderr)
+        print("tidegate: these are errors, so nothing is explained", file=sys.stderr)
+        return 1
+    from proxy.explain.command import run
+
+    return run(options, loaded, loaded.table, secrets)
 
 
 def _check(options: argparse.Namespace) -> int:

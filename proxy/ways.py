@@ -27,9 +27,14 @@ class Way(NamedTuple):
         return self.proxy is not None and not self.base.lower().startswith("https:")
 
 
+def base_of(upstream: str) -> str:
+    """What a request's path is put behind."""
+    return upstream.rstrip("/")
+
+
 def way_to(route: Route, files: Files) -> Way:
     """The way that a route describes. Raises UnusableCertificate."""
-    way = Way(route.upstream.rstrip("/"))
+    way = Way(base_of(route.upstream))
     if route.tls is not None:
         way = way._replace(ssl=upstream_context(route.tls, files))
     if route.proxy is not None:

@@ -1,0 +1,1 @@
+"""`tidegate explain`: what would become of a request, told without sending it."""
