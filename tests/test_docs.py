@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pytest
 from config.loader import load
 from middlewares.faults import STATUS
 from middlewares.registry import BUILT_IN, PLANNED, catalog
+from proxy.cli import main
 from tests.support.documents import PAGES, blocks, write_modules
 from tests.support.process import ROOT, Tidegate, write_table
 
@@ -67,6 +69,26 @@ async def test_the_readmes_commands_work_as_shown(tmp_path: Path) -> None:
     assert '"content":"PONG"' in plain
     assert stream.count("data: ") == 7 and stream.rstrip().endswith("data: [DONE]")
     assert '"demo/echo"' in models
+
+
+def test_the_explanation_that_is_shown_is_what_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (ROOT / "docs/operation.md").read_text().partition("## What would happen")[2]
+    table, console = (
+        section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("yaml", "console")
+    )
+    command, _, printed = console.partition("\n")
+    said = re.fullmatch(r"\$ echo '(.*)' \| tidegate (.*)", command)
+    assert said is not None
+    file = tmp_path / "routes.yaml"
+    file.write_text(table)
+    monkeypatch.setenv("TIDEGATE_CONFIG", str(file))
+    monkeypatch.setenv("KIMI_API_KEY", "sk-kimi-canary-0123456789abcdef")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(said[1].encode())))
+
+    assert main(said[2].split()) == 0
+    assert capsys.readouterr().out == printed
 
 
 async def run(*command: str, env: dict[str, str] | None = None) -> str:

@@ -24,7 +24,10 @@ from config.units import written_duration, written_size
 MISSING = "[missing]"
 """Where a key would stand that is not there."""
 
-_SENSITIVE_HEADER = re.compile(r"auth|cookie|credential|key|passw|secret|session|token", re.IGNORECASE)
+# The key of a WebSocket's handshake is a number that proves nothing (RFC 6455, section 1.3).
+_SENSITIVE_HEADER = re.compile(
+    r"auth|cookie|credential|(?<!^sec-websocket-)key|passw|secret|session|token", re.IGNORECASE
+)
 _SENSITIVE_OPTION = re.compile(r"authorization|cookie|key$|passw|secret|token$", re.IGNORECASE)
 _SCHEME = re.compile(r"((?:basic|bearer)\s+)?.*", re.IGNORECASE | re.DOTALL)
 _SHORTEST_PART = 4

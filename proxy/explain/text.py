@@ -60,7 +60,7 @@ def _summary(subject: Subject, told: Explanation) -> Iterator[str]:
     model = "none is named" if told.model is None else told.model
     yield from _pair("model", model)
     if first.usable and first.key is not None:
-        yield from _pair("key", f"found: {first.key}")
+        yield from _pair("key", first.key)
     elif not first.usable:
         yield from _pair("key", f"{first.reason} Until it has one it answers 503 key_missing.")
     if first.usable and first.reason is not None:

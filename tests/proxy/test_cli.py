@@ -180,7 +180,7 @@ def test_the_shipped_table_has_the_providers_and_their_limits() -> None:
     assert "accept_risk:" not in text
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["schema"], ["version"]])
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["explain"], ["schema"], ["version"]])
 def test_help_is_everywhere_and_fits_100_columns(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
