@@ -174,7 +174,10 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    loaded, secrets = _load(options, keys=False, certificates=False)
+    from middlewares.registry import catalog
+
+    path, secrets = _table(options)
+    loaded = load(path, catalog(), environ=os.environ)
     if loaded.table is None:
         for problem in loaded.problems:
             print(problem, file=sys.stderr)

@@ -14,8 +14,8 @@ from typing import Protocol
 from aiohttp import web
 
 from middlewares.clocks import Timer, Watch
-from middlewares.exchange import Exchange, Reply
-from middlewares.faults import ClientFault, ClientGone, Fault, Refusal
+from middlewares.exchange import Reply
+from middlewares.faults import ClientGone, Fault, Refusal
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.accounts import Account
@@ -181,7 +181,9 @@ class Serving:
             await self._list_models(head.listing)
             return
         taken = await take_body(request, head.target.path, self._table.server, self._count)
-        self._account.exchange = exchange = begin(request, head, taken, self.record.remote, self._watch, stack)
+        self._account.exchange = exchange = begin(
+            request, head, taken, self.record.remote, self._watch, stack
+        )
         named = names_of(head, taken.body)
         self.record.model = named.model
         exchange.rungs = self._table.router.choose(named).rungs

@@ -23,13 +23,14 @@ from middlewares.clocks import Watch
 from middlewares.exchange import Deps, Exchange, Handler, Reply, Rung, Unreadable
 from middlewares.faults import Fault, Refusal, UpstreamFault
 from middlewares.key import Key, Source
+from middlewares.states import States
 from proxy.explain.question import Thought
 from proxy.explain.redaction import StandIns
 from proxy.intake import take_body
 from proxy.logs import where
 from proxy.opening import Head, begin, names_of, read_head
 from proxy.router import RULES, Choice, Named, Router, Rule
-from proxy.table import OWN_AGENT, STATEFUL, RouteTable, compile_table, host_of
+from proxy.table import OWN_AGENT, STATEFUL, RouteTable, Surroundings, compile_table, host_of
 from proxy.upstream import address, outgoing
 from proxy.wire import split_target
 
@@ -113,7 +114,8 @@ async def _run(
     told.steps = [Step(rung, key_missing(table, rung.route, secrets)) for rung in choice.rungs]
     stage, timer = _Stage(), asyncio.get_running_loop()
     stand_ins = StandIns(secrets, _excused(told.steps, table))
-    compiled = compile_table(_without_state(table), stand_ins, stage.innermost, timer)
+    around = Surroundings(stand_ins, timer, States())
+    compiled = compile_table(_without_state(table), stage.innermost, around)
     watch = Watch(compiled.clocks, timer)
     stage.exchange = exchange = begin(request, head, taken, _REMOTE, watch, AsyncExitStack())
     exchange.rungs = choice.rungs
