@@ -45,6 +45,7 @@ try:
     require(passed)
 except UnusableSocket as error:
     told["error"] = str(error)
+    kept = error  # and with it all that its traceback refers to: what is closed now, was closed on purpose
 told["again"] = len(take_sockets(os.environ))
 told["variables"] = sorted(name for name in os.environ if name.startswith("LISTEN_"))
 told["open"] = [number for number in range(3, 9) if os.path.exists(f"/proc/self/fd/{number}")]

@@ -168,6 +168,7 @@ async def test_who_handed_over_says_nothing_more() -> None:
     with Manager.abstract() as manager, Scene(manager.place, WATCHDOG_USEC="2000000") as scene:
         scene.notifier.ready()
         scene.notifier.hand_over(4711)
+        assert scene.timer.pending == []
         manager.heard()
         scene.say_everything()
         scene.timer.advance(10)
