@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.metrics import ADMIN, figures
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, header, post
 from tests.support.upstream import (
@@ -36,7 +37,10 @@ def token(text: str) -> dict[str, Any]:
 def table(folder: Path, url: str, top: str | None = None, **clocks: str) -> Path:
     rest = {"middlewares": [{"timeout": {"total": top}}]} if top else {}
     return write_table(
-        folder, {"up": {"upstream": url, "middlewares": ["prefix_rewrite", {"timeout": clocks}]}}, **rest
+        folder,
+        {"up": {"upstream": url, "middlewares": ["prefix_rewrite", {"timeout": clocks}]}},
+        server=ADMIN,
+        **rest,
     )
 
 
@@ -65,7 +69,11 @@ async def failed(gate: Tidegate, stream: bool = False) -> tuple[int, str, float,
         body = await client.read_body()
         took = loop.time() - began
     assert header(headers, "x-should-retry") == "false"
-    return status, json.loads(body)["error"]["code"], took, await gate.log_entry(headers)
+    entry = await gate.log_entry(headers)
+    # Whatever the clock, the metrics have the same name for it.
+    results = (await figures(gate)).by("tidegate_attempts_total", "result", route="up")
+    assert results == {entry["error"]: 1}
+    return status, json.loads(body)["error"]["code"], took, entry
 
 
 async def test_connect_fires_when_nobody_accepts(tmp_path: Path, full_port: int) -> None:
