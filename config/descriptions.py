@@ -16,7 +16,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "Server": {
         "listen": "Where clients connect: host:port, or unix:/path.",
-        "admin": "Where the health pages are; null switches them off.",
+        "admin": "Where health, metrics and status are; null switches them off.",
         "workers": "Processes that share the listeners; auto is one for each core.",
         "max_body": "The largest body that is held to be read, decompressed.",
         "max_upload": "The largest body of any other kind, which is streamed through.",

@@ -102,7 +102,7 @@ BUILT_IN: dict[str, Registered] = {
         stream.Stream,
     ),
     "usage": Registered(
-        Entry(usage.Options, summary="tokens in the log; asks streams for them"),
+        Entry(usage.Options, summary="tokens in the log and the metrics; asks streams for them"),
         usage.Usage,
     ),
 }

@@ -1,4 +1,4 @@
-"""`usage`: the tokens that an answer says it cost, in the log.
+"""`usage`: the tokens that an answer says it cost, in the log and the metrics.
 
 A stream says so only when asked, by `stream_options.include_usage`; this asks for it where the client
 did not, and takes the extra event, which has no choices and would break clients that expect one, out of

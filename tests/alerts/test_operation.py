@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
+from msgspec import Struct
 
 from middlewares.clocks import Clock
 from middlewares.faults import STATUS, Outcome
+from proxy.status import RouteStatus, Status
 from tests.support.metrics import ADMIN, Figures, figures, page
 from tests.support.process import ROOT, Tidegate, write_table
 from tests.support.raw import RawClient, post
@@ -237,3 +240,61 @@ def of_the_dashboard() -> list[tuple[str, str]]:
 def filled_in(expr: str) -> str:
     """A query as Grafana would send it."""
     return expr.replace("$__rate_interval", "1m").replace("$route", ".*")
+
+
+def section(title: str) -> str:
+    """A section of the operator's page, up to the next of its rank."""
+    rank = title.split(" ", maxsplit=1)[0]
+    text = (ROOT / "docs/operation.md").read_text()
+    return text.partition(f"\n{title}\n")[2].partition(f"\n{rank} ")[0]
+
+
+async def test_the_page_for_operators_lists_the_metrics_with_their_labels(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| `(tidegate_\w+)` \|([^|]*)\|", section("## Metrics"), re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    async with served(tmp_path) as (_, told):
+        real: dict[str, set[str]] = {}
+        for family in told.families.values():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            real[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+
+    assert documented == real
+
+
+def test_the_page_for_operators_explains_every_result_and_no_other() -> None:
+    rows = re.findall(r"^\| (`[^|]*) \| [^|]*\|$", section("### What ended a call"), re.MULTILINE)
+    documented = set(re.findall(r"`(\w+)`", " ".join(rows))) - {"result"}
+    ours = {code for code in STATUS if code.startswith(("upstream_", "timeout_"))}
+    told = {"ok", "error_event", "timeout_idle_client", "client_gone", "draining", "internal_error"}
+
+    assert documented == ours | told | {"400", "599", "breaker_open", "key_missing", "queue_full"}
+
+
+def test_the_page_for_operators_describes_every_field_of_the_status() -> None:
+    cells = re.findall(r"^\| (`[^|]*) \|", section("## Status"), re.MULTILINE)
+    documented: set[str] = set()
+    for cell in cells:
+        names = re.findall(r"`([\w.]+)`", cell)
+        # `routes.NAME.key.usable`, `.reason`: the second begins where the first does.
+        start = names[0].rpartition(".")[0]
+        documented |= {start + name if name.startswith(".") else name for name in names}
+
+    real = fields_of(Status) - {"routes", "config"}
+    assert documented == real
+
+
+def fields_of(struct: type[Struct], start: str = "") -> set[str]:
+    """The names of a struct's fields and of those below them, with dots between."""
+    found: set[str] = set()
+    for one in msgspec.structs.fields(struct):
+        name = start + one.encode_name
+        found.add(name)
+        inner = [kind for kind in (one.type, *get_args(one.type)) if is_struct(kind)]
+        below = f"{name}.NAME." if one.type == dict[str, RouteStatus] else f"{name}."
+        for kind in inner:
+            found |= fields_of(kind, below)
+    return found
+
+
+def is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
