@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     serve = _command(commands, "serve", "serve the table until told to stop", _serve)
     _add_table(serve)
     serve.add_argument("--listen", metavar="ADDR", help="listen here instead, e.g. 127.0.0.1:9000")
-    serve.add_argument("--admin", metavar="ADDR", help="health, metrics and status here, e.g. 127.0.0.1:9001")
+    serve.add_argument(
+        "--admin", metavar="ADDR", help="health, metrics and status here instead, e.g. 127.0.0.1:9001"
+    )
     check = _command(commands, "check", "say everything that is wrong with the table; sends nothing", _check)
     _add_table(check)
     check.add_argument("--strict", action="store_true", help="warnings count as errors")

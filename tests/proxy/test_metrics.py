@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from itertools import pairwise
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from middlewares.breaker import State
 from middlewares.faults import Outcome
+from proxy.admin import Pages
 from proxy.exposition import render
 from proxy.logs import Record
 from proxy.metrics import BREAKER, OVERHEAD_S, REQUEST_S, Metrics, Snapshot, merged, past
@@ -90,6 +92,18 @@ def test_a_snapshot_can_be_sent_and_is_rendered_without_the_process_it_came_from
     assert told.value("tidegate_requests_total") == len(seen)
     assert told.value("tidegate_request_seconds_count") == len(seen)
     assert told.labels("route") >= set(ROUTES)
+
+
+def test_every_route_is_there_with_nothing_counted_before_it_is_asked() -> None:
+    text = render(Metrics().snapshot({"kimi": 0}, {})).decode()
+
+    for line in (
+        'tidegate_attempts_total{result="ok",route="kimi"} 0.0',
+        'tidegate_empty_answers_total{route="kimi"} 0.0',
+        'tidegate_unobserved_answers_total{route="kimi"} 0.0',
+        'tidegate_streams_in_flight{route="kimi"} 0.0',
+    ):
+        assert f"\n{line}\n" in text
 
 
 def test_a_snapshot_stays_as_it_was_taken() -> None:
@@ -210,14 +224,18 @@ async def waits_during(work: Awaitable[object]) -> list[float]:
     return sorted(later - earlier for earlier, later in pairwise(times))
 
 
-async def test_the_event_loop_goes_on_while_very_many_samples_are_rendered() -> None:
+def busy_metrics() -> Metrics:
     """50 routes and 200 clients."""
     metrics = Metrics()
     for route in range(50):
         for client in range(200):
             made = record(f"route{route}", client=f"client{client}", prompt_tokens=1, completion_tokens=1)
             count(metrics, made)
-    taken = snapshot(metrics)
+    return metrics
+
+
+async def test_the_event_loop_goes_on_while_very_many_samples_are_rendered() -> None:
+    taken = snapshot(busy_metrics())
     idle = await waits_during(asyncio.sleep(0.2))
     busy = await waits_during(asyncio.to_thread(render, taken))
 
@@ -225,4 +243,22 @@ async def test_the_event_loop_goes_on_while_very_many_samples_are_rendered() -> 
     assert len(busy) >= 30
     # Without stepping aside each wait is as long as the interpreter's switch interval, 5 ms.
     assert busy[len(busy) // 2] < idle[len(idle) // 2] + 0.003
+    assert busy[-1] < sum(busy) / 3
+
+
+class Answer:
+    """What a page was answered with."""
+
+    def answer(self, status: int, headers: object, body: bytes) -> None:
+        self.status, self.body = status, body
+
+
+async def test_the_event_loop_goes_on_while_the_page_is_made() -> None:
+    program = SimpleNamespace(metrics=busy_metrics(), table=SimpleNamespace(routes={}), in_flight=())
+    pages = Pages(cast("Any", program), admin=True)
+    answer = Answer()
+    busy = await waits_during(pages._metrics(cast("Any", answer)))
+
+    assert (answer.status, answer.body.count(b"\n") > 30_000) == (200, True)
+    assert len(busy) >= 30
     assert busy[-1] < sum(busy) / 3
