@@ -119,6 +119,12 @@ def same_listener(one: Address, other: Address) -> bool:
     return same_family and (_is_unspecified(left) or _is_unspecified(right))
 
 
+def is_of_this_machine(host: str) -> bool:
+    """Can only this machine connect to a listener on `host`? Of other names than localhost nobody knows."""
+    address = _ip(_bare(host))
+    return _bare(host) in _LOCAL_NAMES if address is None else address.is_loopback
+
+
 def _unix(rest: str) -> Address:
     path, _, query = rest.partition("?")
     if not path.startswith("/") or path.startswith("//"):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from config.files import Files
 from config.schema import ListenerTls, UpstreamTls
@@ -17,6 +18,8 @@ from config.wording import quoted
 
 _ALPN = ["http/1.1"]
 _LARGEST = 4 * 1024 * 1024
+_NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL's x509_vfy.h, which `ssl` has no name for."""
 
 
 class UnusableCertificate(ValueError):
@@ -57,6 +60,40 @@ def upstream_context(tls: UpstreamTls, files: Files) -> ssl.SSLContext:
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
+
+
+def validity_of(tls: ListenerTls, files: Files) -> tuple[float, float] | None:
+    """From when to when the certificate of a pair is valid, in seconds since 1970.
+
+    `ssl` tells the dates of no certificate but one that was shown to it. So it is shown: in a handshake in
+    memory, to a client that trusts it and does not look at the time. None if that comes to nothing.
+    """
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+    try:
+        cert, key = _read("cert", tls.cert, files), _read("key", tls.key, files)
+        with _as_file(cert) as cert_file, _as_file(key) as key_file:
+            server.load_cert_chain(cert_file, key_file, password=_no_passphrase)
+            client.load_verify_locations(cert_file)
+        shown = _seen(server, client)
+        dates = shown["notBefore"], shown["notAfter"]
+        return ssl.cert_time_to_seconds(dates[0]), ssl.cert_time_to_seconds(dates[1])
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _seen(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, str]:
+    """What a client is shown of a server's certificate. Raises SSLError if they cannot agree."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(down, up)
+    answering = server.wrap_bio(up, down, server_side=True)
+    for side in (asking, answering, asking):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    found: Any = asking.getpeercert()
+    return found or {}
 
 
 def _read(field: str, name: str, files: Files) -> bytes:

@@ -67,6 +67,7 @@ def read(text: str, report: Report) -> Node | None:
     except _Stop:
         return None
     builder.tell_secrets(root)
+    builder.tell_unused()
     return root
 
 
@@ -140,6 +141,9 @@ class _Builder:
         self._report = report
         # None while the anchored node is being built: an alias to it would be recursive.
         self._anchors: dict[str, Node | None] = {}
+        # Where each anchor was set last, and where those are that no alias has named.
+        self._set: dict[str, Mark] = {}
+        self._unused: dict[Mark, str] = {}
         # Every node, alias and merged pair that was gone through, also those that led to nothing.
         self._total = 0
         self._suspects: list[Scalar] = []
@@ -168,6 +172,8 @@ class _Builder:
             self._report.error(mark, "yaml-tag", "a tag (!) has no place in a table: quote a text instead")
         if event.anchor is not None:
             self._anchors[event.anchor] = None
+            self._set[event.anchor] = mark
+            self._unused[mark] = event.anchor
         node: Node
         if kind == "ScalarEvent":
             node = self._scalar(event, mark)
@@ -192,6 +198,13 @@ class _Builder:
             if id(scalar) not in exempt:
                 self._report.error(scalar.mark, "literal-secret", LITERAL)
 
+    def tell_unused(self) -> None:
+        """Warn of the anchors that no alias names."""
+        for mark, anchor in self._unused.items():
+            name = short(anchor)
+            message = f"&{name} is never used: write *{name} where it is meant, or leave it out"
+            self._report.add(mark, "warning", "unused-anchor", message)
+
     def _until(self, end: str, depth: int) -> Iterator[Node]:
         for event in self._events:
             if type(event).__name__ == end:
@@ -209,6 +222,7 @@ class _Builder:
                 "yaml-alias",
                 f"*{short(anchor)} stands inside its own anchor &{short(anchor)}",
             )
+        self._unused.pop(self._set[anchor], None)
         return node
 
     def _scalar(self, event: Any, mark: Mark) -> Scalar:

@@ -1,75 +1,60 @@
-"""The rules that hold between the parts of a table: names, routes, upstreams, listeners, order.
+"""The rules that hold between the parts of a table: upstreams, listeners, the order of middlewares.
 
 Each rule is a function over a `Site`; none stops another, and none judges a value that could not
-be read. What a middleware says of its own options in their place comes from its `review`.
+be read. Rules of one theme have a file of their own, and are called from here. What a middleware says of
+its own options in their place comes from its `review`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
 from config.addresses import Address, same_endpoint, same_listener
-from config.catalog import Catalog, Entry, Reviewed, Scene
-from config.files import Files
+from config.addressing import judge_addressing
+from config.capacity import judge_capacity
+from config.catalog import Entry, Reviewed, Scene
+from config.clocks import judge_clocks
+from config.exposure import judge_exposure
 from config.names import judge_names
 from config.problems import Finding
-from config.report import Place, Report
-from config.schema import MiddlewareUse, Route, Table
-from config.secrets import SecretStore
+from config.reachability import judge_reachability
+from config.report import Place
+from config.schema import MiddlewareUse, Route
+from config.site import Site, each
 from config.transport import judge_transport
-from config.upstreams import Upstream, parse_proxy, parse_upstream, shown_upstream, surplus_path
+from config.upstreams import Upstream, parse_proxy, parse_upstream, shown_upstream
 from config.wording import listed, quoted, short
-
-
-class Site(NamedTuple):
-    """What the rules look at: a table that may have holes (`UNSET`), and where its parts stand."""
-
-    table: Table
-    report: Report
-    catalog: Catalog
-    secrets: SecretStore | None = None
-    files: Files | None = None
-    """Those that the table names; None when they are not to be looked at."""
-
-    @property
-    def routes(self) -> dict[str, Route]:
-        routes: Any = self.table.routes
-        return routes if isinstance(routes, dict) else {}
 
 
 def judge(site: Site) -> None:
     """Report everything that is wrong between the parts of the table."""
     judge_names(site.table, site.routes, site.report)
+    judge_reachability(site)
     _listeners(site)
     _proxies(site)
     _upstreams(site)
+    judge_addressing(site)
     judge_transport(site.table, site.routes, site.report, site.files)
+    judge_exposure(site)
     _chains(site)
-
-
-def _addresses(site: Site) -> Iterator[tuple[Place, Address]]:
-    server, report = site.table.server, site.report
-    for i, address in enumerate(server.listen if report.usable(("server", "listen")) else ()):
-        yield ("server", "listen", i), address
-    if server.admin is not None and report.usable(("server", "admin")):
-        yield ("server", "admin"), server.admin
+    judge_clocks(site)
+    judge_capacity(site)
 
 
 def _listeners(site: Site) -> None:
     server = site.table.server
     if not server.listen:
         site.report.error_at(("server", "listen"), "no-listeners", "listen is empty: write 127.0.0.1:8080")
-    for place, address in _addresses(site):
+    for place, address in site.addresses():
         tls_is_readable = ("server", "tls") not in site.report.broken
         if address.kind == "tls" and server.tls is None and tls_is_readable:
             message = "an https:// listener needs a certificate: write server.tls: {cert: FILE, key: FILE}"
             site.report.error_at(place, "tls-missing", message)
     before: list[tuple[Place, Address]] = []
-    for place, address in _addresses(site):
+    for place, address in site.addresses():
         for other, taken in before:
             if same_listener(address, taken):
                 shown = site.report.shown(place, str(address))
@@ -105,18 +90,6 @@ def _upstreams(site: Site) -> None:
         else:
             _not_ourselves(site, place, upstream)
             _not_through_ourselves(site, name, route)
-            _not_an_operation(site, place, route.upstream)
-
-
-def _not_an_operation(site: Site, place: Place, text: str) -> None:
-    surplus = surplus_path(text)
-    if surplus is None:
-        return
-    instead = ""
-    if place not in site.report.sources:
-        instead = f": write {short(text.rstrip('/').removesuffix(surplus))}"
-    message = f"this upstream ends in {surplus}, which requests bring along themselves{instead}"
-    site.report.add(site.report.mark(place), "warning", "upstream-path", message)
 
 
 def _not_through_ourselves(site: Site, name: str, route: Route) -> None:
@@ -129,7 +102,7 @@ def _not_through_ourselves(site: Site, name: str, route: Route) -> None:
 
 
 def _not_ourselves(site: Site, place: Place, upstream: Upstream) -> None:
-    for own, address in _addresses(site):
+    for own, address in site.addresses():
         if same_endpoint(upstream.host, upstream.port, address):
             shown = site.report.shown(own, str(address))
             message = (
@@ -145,28 +118,19 @@ def _chains(site: Site) -> None:
     _once(site, top, place)
     _at_the_top(site, top)
     # What stands at the top goes wherever a route goes.
-    for host in sorted({_host(site, name, route) for name, route in site.routes.items()}) or [""]:
+    for host in sorted({_host(site, name) for name in site.routes}) or [""]:
         _in_order(site, top, place, Scene("", host, (), site.secrets))
     above = tuple(use.name for use in top)
     for name, route in site.routes.items():
         place = ("routes", name, "middlewares")
         _once(site, route.middlewares, place)
-        _in_order(site, route.middlewares, place, Scene(name, _host(site, name, route), above, site.secrets))
+        _in_order(site, route.middlewares, place, Scene(name, _host(site, name), above, site.secrets))
 
 
-def _host(site: Site, name: str, route: Route) -> str:
+def _host(site: Site, name: str) -> str:
     """The host that the route's keys go to; empty for the demo and for what is no URL."""
-    if ("routes", name, "upstream") in site.report.broken:
-        return ""
-    try:
-        return parse_upstream(route.upstream).host
-    except ValueError:
-        return ""
-
-
-def _uses(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> Iterator[tuple[Place, MiddlewareUse]]:
-    """Each use with the place of its options."""
-    return zip(site.report.uses.get(place, ()), uses, strict=True)
+    upstream = site.upstream(name)
+    return "" if upstream is None else upstream.host
 
 
 def _entry(site: Site, use: MiddlewareUse) -> Entry:
@@ -177,7 +141,7 @@ def _entry(site: Site, use: MiddlewareUse) -> Entry:
 
 def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
     first: dict[str, int] = {}
-    for start, use in _uses(site, uses, place):
+    for start, use in site.uses(uses, place):
         if use.name in first and not _entry(site, use).repeatable:
             message = f"{quoted(use.name)} stands in this list already, on line {first[use.name]}"
             site.report.error_at_key(start, "listed-twice", message)
@@ -186,7 +150,7 @@ def _once(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
 
 def _at_the_top(site: Site, uses: tuple[MiddlewareUse, ...]) -> None:
     allowed = sorted(name for name, entry in site.catalog.entries.items() if entry.top_fields is not None)
-    for start, use in _uses(site, uses, ("middlewares",)):
+    for start, use in site.uses(uses, ("middlewares",)):
         fields = _entry(site, use).top_fields
         if fields is None:
             offer = f"; here may stand {', '.join(allowed)}" if allowed else ""
@@ -210,26 +174,17 @@ def _set_options(site: Site, start: Place) -> list[Place]:
 
 def _in_order(site: Site, uses: tuple[MiddlewareUse, ...], place: Place, scene: Scene) -> None:
     behind = scene.behind
-    for start, use in _uses(site, uses, place):
+    for start, use in site.uses(uses, place):
         here = Scene(scene.route, scene.host, behind, scene.secrets)
         behind = behind if use.name in behind else (*behind, use.name)
         if use.options is UNSET:
             continue
-        for inside, options in _each(use.options, start):
+        for inside, options in each(use.options, start):
             if isinstance(options, Reviewed) and use.name in site.catalog.entries:
                 for finding in options.review(here):
                     _find(site, inside, finding)
-            if use.name == "timeout":
-                _clocks_that_run(site, inside, options)
             if use.name == "rate_limit" and getattr(options, "per", None) == "client":
                 _needs_clients(site, inside, here)
-
-
-def _each(options: Any, start: Place) -> Iterator[tuple[Place, Any]]:
-    if isinstance(options, list | tuple):
-        yield from (((*start, i), one) for i, one in enumerate(options))
-    else:
-        yield start, options
 
 
 def _find(site: Site, start: Place, finding: Finding) -> None:
@@ -248,13 +203,6 @@ def _find(site: Site, start: Place, finding: Finding) -> None:
 
 def _plain(name: str) -> str:
     return short(name) if name.isprintable() else quoted(name)
-
-
-def _clocks_that_run(site: Site, start: Place, options: Any) -> None:
-    for name in options.__struct_fields__:
-        if getattr(options, name) == 0:
-            message = f"{name} of 0s would end every request: leave it out to switch it off"
-            site.report.error_at((*start, name), "zero", message)
 
 
 def _needs_clients(site: Site, place: Place, scene: Scene) -> None:

@@ -17,11 +17,12 @@ from config.catalog import Catalog
 from config.decoding import Reader
 from config.document import Node, Scalar, read
 from config.files import Files
-from config.lint import Site, judge
+from config.lint import judge
 from config.problems import Mark, Problem
 from config.report import Place, Report
 from config.schema import Server, Table
 from config.secrets import SecretStore
+from config.site import Site
 from config.wording import quoted
 
 MAX_BYTES = 1024 * 1024

@@ -25,7 +25,7 @@ def judge_names(table: Table, routes: dict[str, Route], report: Report) -> None:
     _claims(routes, report)
     _model_names(known, report)
     for name, targets in table.models.items():
-        for place, target in _placed(name, targets, report):
+        for place, target in placed(name, targets, report):
             _target(place, target, known, report)
     _default(table.default_route, known, report)
 
@@ -102,7 +102,7 @@ def _model_names(known: dict[str, Route | None], report: Report) -> None:
             report.error_at_key(place, "model-name", f"a name under models {wrong}")
 
 
-def _placed(name: str, targets: tuple[str, ...], report: Report) -> Iterator[tuple[Place, str]]:
+def placed(name: str, targets: tuple[str, ...], report: Report) -> Iterator[tuple[Place, str]]:
     """Each target with its place; those of a ladder that could not be read left gaps."""
     place: Place = ("models", name)
     rungs = takewhile(lambda rung: rung in report.marks, ((*place, i) for i in count()))

@@ -10,6 +10,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+Level = Literal["error", "warning"]
+"""With an error nothing is served; a warning is what an operator may not have meant."""
+
 
 class Mark(Struct, frozen=True):
     """A place in a file; line and column count from 1."""
@@ -24,7 +27,7 @@ class Problem(Struct, frozen=True):
     file: str
     line: int
     column: int
-    level: Literal["error", "warning"]
+    level: Level
     code: str
     message: str
 
@@ -39,7 +42,7 @@ class Finding(Struct, frozen=True):
     value. `precise` may, and stands in its place unless an option or the upstream is interpolated.
     """
 
-    level: Literal["error", "warning"]
+    level: Level
     code: str
     message: str
     field: str | None = None

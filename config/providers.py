@@ -1,4 +1,4 @@
-"""What is known of some providers: whose keys begin how, and who admits only certain clients.
+"""What is known of some providers: where their APIs begin, whose keys begin how, who admits whom.
 
 Data, not policy: a host that is not listed here is never judged.
 """
@@ -9,9 +9,13 @@ from msgspec import Struct
 
 
 class Provider(Struct, frozen=True, kw_only=True):
-    """`prefix` begins this provider's keys and nobody else's; `exclusive`: and all of its keys."""
+    """`base` is the path that its OpenAI-compatible API begins with.
+
+    `prefix` begins this provider's keys and nobody else's; `exclusive`: and all of its keys.
+    """
 
     host: str
+    base: str = "/v1"
     prefix: str | None = None
     exclusive: bool = False
     gate: str | None = None
@@ -20,6 +24,7 @@ class Provider(Struct, frozen=True, kw_only=True):
 PROVIDERS = (
     Provider(
         host="api.kimi.com",
+        base="/coding/v1",
         prefix="sk-kimi-",
         exclusive=True,
         gate=(
@@ -30,7 +35,7 @@ PROVIDERS = (
     ),
     Provider(host="api.moonshot.ai"),
     Provider(host="api.moonshot.cn"),
-    Provider(host="openrouter.ai", prefix="sk-or-"),
+    Provider(host="openrouter.ai", base="/api/v1", prefix="sk-or-"),
     Provider(host="ollama.com"),
     Provider(host="api.openai.com"),
     Provider(host="api.anthropic.com", prefix="sk-ant-"),
@@ -59,6 +64,12 @@ def gate_of(host: str) -> str | None:
     """A sentence on the provider's terms when `host` admits only certain clients, else None."""
     provider = _provider(host)
     return provider.gate if provider else None
+
+
+def base_of(host: str) -> str | None:
+    """The path that the API of a known host begins with, else None."""
+    provider = _provider(host)
+    return provider.base if provider else None
 
 
 def _provider(host: str) -> Provider | None:

@@ -7,9 +7,8 @@ when that is a scalar, else at its key, which is where a reader looks for a bloc
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
-from config.problems import Mark, Problem
+from config.problems import Level, Mark, Problem
 from config.secrets import redact
 from config.suggestions import hint
 from config.wording import quoted, visible
@@ -49,7 +48,7 @@ class Report:
         """Add an error at a mark of this file."""
         self.add(mark, "error", code, message)
 
-    def add(self, mark: Mark, level: Literal["error", "warning"], code: str, message: str) -> None:
+    def add(self, mark: Mark, level: Level, code: str, message: str) -> None:
         """Add a problem at a mark of this file; no message leaves with a literal secret in it."""
         self._problems[Problem(self.file, mark.line, mark.column, level, code, visible(redact(message)))] = (
             None
@@ -57,17 +56,28 @@ class Report:
 
     def error_at(self, place: Place, code: str, message: str) -> None:
         """Add an error at a value's place, or at the command-line option that replaced it."""
-        option = next(
-            (option for start, option in self.overridden.items() if place[: len(start)] == start), None
-        )
-        if option is not None:
-            self._problems[Problem(option, 1, 1, "error", code, visible(redact(message)))] = None
-        else:
-            self.error(self.mark(place), code, message)
+        self._add_at(place, "error", code, message)
+
+    def warn_at(self, place: Place, code: str, message: str) -> None:
+        """Add a warning, as `error_at` does an error."""
+        self._add_at(place, "warning", code, message)
 
     def error_at_key(self, place: Place, code: str, message: str) -> None:
         """Add an error at the key of a place."""
         self.error(self.keys.get(place) or self.mark(place), code, message)
+
+    def warn_at_key(self, place: Place, code: str, message: str) -> None:
+        """Add a warning at the key of a place."""
+        self.add(self.keys.get(place) or self.mark(place), "warning", code, message)
+
+    def _add_at(self, place: Place, level: Level, code: str, message: str) -> None:
+        option = next(
+            (option for start, option in self.overridden.items() if place[: len(start)] == start), None
+        )
+        if option is not None:
+            self._problems[Problem(option, 1, 1, level, code, visible(redact(message)))] = None
+        else:
+            self.add(self.mark(place), level, code, message)
 
     def mark(self, place: Place) -> Mark:
         """The mark of a place, or of the nearest one around it that the file has."""
@@ -79,6 +89,10 @@ class Report:
     def shown(self, place: Place, value: str) -> str:
         """`value` in quotes for a message; what came from the environment is shown as its source."""
         return quoted(self.sources.get(place, value))
+
+    def said(self, place: Place, written: str) -> str:
+        """As `shown`, of what needs no quotes: a number, a duration."""
+        return quoted(self.sources[place]) if place in self.sources else written
 
     def usable(self, place: Place) -> bool:
         """Could the value at a place be read, or has the command line given it?"""

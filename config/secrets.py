@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,6 +24,7 @@ _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", r
 _KEY = re.compile(r"[\x21-\x7e]+")
 _MAX_FILE = 64 * 1024
 _READABLE_BY_OTHERS = 0o044
+_WRITABLE_BY_OTHERS = 0o022
 
 _Signature = tuple[int, int, int, int, int]
 
@@ -126,6 +127,40 @@ class SecretStore:
             if secret is not None:
                 return place
         return None
+
+    def unused(self, source: KeySource) -> Iterator[tuple[str, str]]:
+        """Where another key lies than the one that `resolve` finds before it: option and place.
+
+        Places that cannot be used are left out: what is shadowed need not be in order.
+        """
+        found: list[Secret] = []
+        looks = (
+            ("env", self._from_environment),
+            ("credential", self._from_credential),
+            ("file", self._from_file),
+        )
+        for option, look in looks:
+            try:
+                place, secret, _ = look(source)
+            except SecretError:
+                continue
+            if secret is not None:
+                found.append(secret)
+                if secret != found[0]:
+                    yield option, place
+
+    def changeable(self, source: KeySource) -> str | None:
+        """The message for a key file that others than its owner may write; None if there is none."""
+        if source.file is None:
+            return None
+        path = self.base / source.file
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except (OSError, ValueError):
+            return None  # told when it is read
+        if not mode & _WRITABLE_BY_OTHERS:
+            return None
+        return f"{path} has mode {mode:04o}, so others can put their key in its place: chmod 600 {path}"
 
     def _from_environment(self, source: KeySource) -> tuple[str, Secret | None, str]:
         name = source.env

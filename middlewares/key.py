@@ -17,7 +17,7 @@ from config.catalog import Scene
 from config.field_names import objection
 from config.problems import Finding, Invalid
 from config.providers import key_fits
-from config.secrets import KeySource, Secret, SecretError
+from config.secrets import KeySource, Secret, SecretError, SecretStore
 from middlewares.exchange import Deps, Exchange, Handler, Reply
 from middlewares.faults import Refusal
 from middlewares.observation import Dialect
@@ -80,6 +80,15 @@ class Source(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return
         if misfit := key_fits(secret.reveal(), scene.host):
             yield Finding("error", "key-host", _MISFIT, precise=misfit)
+        yield from self._doubts(scene.secrets)
+
+    def _doubts(self, secrets: SecretStore) -> Iterator[Finding]:
+        for option, place in secrets.unused(self.place):
+            message = "holds another key than the place before it, which is the one that is used"
+            yield Finding("warning", "key-shadowed", f"{option} {message}", option, f"{place} {message}")
+        if changeable := secrets.changeable(self.place):
+            message = "others than its owner can write this file"
+            yield Finding("warning", "key-writable", message, "file", changeable)
 
 
 Options = Source | Annotated[tuple[Source, ...], Meta(min_length=1)]

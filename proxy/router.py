@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from config.globs import LONGEST, is_glob, matches
 from config.schema import Table
 from config.suggestions import is_near_miss, near_names
 from middlewares.exchange import Rung
@@ -38,9 +39,6 @@ class Named:
     header: str | None = None
     provider: str | None = None
     model: str | None = None
-
-
-_LONGEST_GLOBBED = 512
 
 
 class Router:
@@ -106,7 +104,7 @@ class Router:
     def _serving(self, model: str) -> str | None:
         if (route := self._exact.get(model)) is not None:
             return route
-        if len(model) > _LONGEST_GLOBBED:
+        if len(model) > LONGEST:
             return None
         return next((route for glob, route in self._globs if matches(glob, model)), None)
 
@@ -142,34 +140,7 @@ class Router:
 
 
 def _claims(serves: Mapping[str, tuple[str, ...]], *, globs: bool) -> dict[str, str]:
-    return {
-        claim: route
-        for route, claims in serves.items()
-        for claim in claims
-        if any(sign in claim for sign in "*?") == globs
-    }
-
-
-def matches(glob: str, name: str) -> bool:
-    """Whether `glob` is `name`: `*` stands for anything, slashes too, and `?` for one character.
-
-    Goes back to the last star only, which is enough, so that no name can make it slow.
-    """
-    g = n = 0
-    star, resume = -1, 0
-    while n < len(name):
-        if g < len(glob) and glob[g] == "*":
-            star, resume = g, n
-            g += 1
-        elif g < len(glob) and glob[g] in ("?", name[n]):
-            g += 1
-            n += 1
-        elif star >= 0:
-            resume += 1
-            g, n = star + 1, resume
-        else:
-            return False
-    return not glob[g:].strip("*")
+    return {claim: route for route, claims in serves.items() for claim in claims if is_glob(claim) == globs}
 
 
 def _did_you_mean(names: list[str]) -> str:

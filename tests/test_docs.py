@@ -24,6 +24,8 @@ def completed(text: str) -> str:
     """A list of middlewares, made into a table."""
     if not text.startswith("- "):
         return text
+    if "prefix_rewrite" not in text:
+        text = f"- prefix_rewrite\n{text}"
     indented = "".join(f"      {line}\n" for line in text.splitlines())
     return (
         f"version: 1\nroutes:\n  acme:\n    upstream: https://acme.example/v1\n    middlewares:\n{indented}"

@@ -61,7 +61,7 @@ def test_nodes_tell_their_place_and_whether_they_are_quoted():
         ),
         ("a: &x {k: 1}\nb: &y {<<: *x}\nc: {<<: *y}", {"a": {"k": "1"}, "b": {"k": "1"}, "c": {"k": "1"}}),
         ("a: {'<<': 1}", {"a": {"<<": "1"}}),
-        ("a: &x 1\nb: &x 2\nc: *x", {"a": "1", "b": "2", "c": "2"}),
+        ("a: &x 1\nb: *x\nc: &x 2\nd: *x", {"a": "1", "b": "1", "c": "2", "d": "2"}),
         ("1: a\ntrue: b", {"1": "a", "true": "b"}),
     ],
 )

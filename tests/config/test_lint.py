@@ -296,7 +296,7 @@ def test_what_came_from_the_environment_is_shown_as_its_source(tmp_path):
             "this upstream is the server's own address '127.0.0.1:8080': requests would go round for ever",
         ),
         (
-            "a: {upstream: 'http://localhost:8081'}",
+            "a: {upstream: 'http://localhost:8081/v1'}",
             17,
             "own-address",
             "this upstream is the server's own address '127.0.0.1:8081': requests would go round for ever",
@@ -314,9 +314,9 @@ def test_what_is_wrong_with_a_route_is_told(route, column, code, message, tmp_pa
     [
         "demo",
         "https://a/v1",
-        "HTTP://A.example:8080",
+        "HTTP://A.example:8080/v1",
         "https://[2001:db8::1]:8443/v1/",
-        "http://10.0.0.1:8080",
+        "http://10.0.0.1:8080/",
     ],
 )
 def test_an_upstream_is_a_url_or_the_demo(upstream, tmp_path):
@@ -331,7 +331,7 @@ def test_a_password_in_an_upstream_is_not_repeated_when_it_is_a_secret(tmp_path)
 
 
 def test_two_routes_cannot_claim_one_name(tmp_path):
-    text = "version: 1\nroutes:\n  a: {upstream: demo, serves: [x, 'g*', x]}\n  b: {upstream: demo, serves: [y, 'g*', x]}\n"
+    text = "version: 1\nroutes:\n  a: {upstream: demo, serves: [x, 'g*']}\n  b: {upstream: demo, serves: [y, 'g*', x]}\n"
     assert told(load_text(text, tmp_path)) == [
         (4, 35, "'g*' is claimed by 'a' already"),
         (4, 41, "'x' is claimed by 'a' already"),
@@ -373,7 +373,7 @@ def test_networks_and_addresses_may_be_trusted(tmp_path):
 
 
 def test_an_https_listener_needs_a_certificate(tmp_path):
-    listen = SOUND + "server: {listen: ['https://0.0.0.0:8443'], admin: 'https://[::]:8444'"
+    listen = SOUND + "server: {listen: ['https://0.0.0.0:8443'], admin: 'https://[::1]:8444'"
     message = "an https:// listener needs a certificate: write server.tls: {cert: FILE, key: FILE}"
     assert told(load_text(listen + "}", tmp_path)) == [(4, 19, message), (4, 51, message)]
     assert told(load_text(listen + ", tls: {cert: a, key: b}}", tmp_path)) == []
@@ -479,13 +479,13 @@ def in_route(chain: str, top: str = "[]", upstream: str = "demo") -> str:
             "route a: pass: true behind client_keys",
         ),
         (
-            in_route("[key: {expect: sk-kimi-}]", upstream="https://OpenRouter.ai/v1"),
+            in_route("[key: {expect: sk-kimi-}]", upstream="https://OpenRouter.ai/api/v1"),
             (6, 33),
             "key-host",
             "route a: a key that begins with sk-kimi- belongs to api.kimi.com, not to openrouter.ai",
         ),
         (
-            in_route("[key: {expect: sk-or-}]", upstream="https://api.kimi.com/v1"),
+            in_route("[key: {expect: sk-or-}]", upstream="https://api.kimi.com/coding/v1"),
             (6, 33),
             "key-host",
             "route a: a key that begins with sk-or- belongs to openrouter.ai, not to api.kimi.com",
@@ -515,7 +515,7 @@ def test_what_is_in_order_is_not_blamed(text, tmp_path):
 
 def test_a_review_never_shows_what_came_from_the_environment(tmp_path):
     text = in_route('[key: {expect: "${PREFIX}"}]', upstream='"${UPSTREAM}"')
-    environ = {"PREFIX": "sk-kimi-", "UPSTREAM": "https://openrouter.ai/api"}
+    environ = {"PREFIX": "sk-kimi-", "UPSTREAM": "https://openrouter.ai/api/v1"}
     ((line, column, message),) = told(load_text(text, tmp_path, environ))
     assert (line, column) == (6, 33)
     assert "sk-kimi- " not in message

@@ -102,9 +102,11 @@ def test_a_problem_reads_like_a_compilers():
 
 
 def test_warnings_do_not_cost_the_table(tmp_path):
-    text = "version: 1\nroutes:\n  a: {upstream: https://example.org, middlewares: [key: {env: MISSING}]}\n"
+    text = (
+        "version: 1\nroutes:\n  a: {upstream: https://example.org/v1, middlewares: [key: {env: MISSING}]}\n"
+    )
     loaded = load_text(text, tmp_path, secrets=SecretStore({}, tmp_path))
-    assert told(loaded) == [(3, 52, "route a: no key: MISSING is not set")]
+    assert told(loaded) == [(3, 55, "route a: no key: MISSING is not set")]
     assert loaded.ok
     assert told(load_text(text, tmp_path)) == []
 

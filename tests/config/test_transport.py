@@ -67,12 +67,12 @@ def test_a_proxy_is_an_endpoint_with_or_without_a_login() -> None:
             "the demo is embedded: no proxy is on the way to it",
         ),
         (
-            "upstream: https://p.test, proxy: http://me:canary@p:1",
+            "upstream: https://p.test/v1, proxy: http://me:canary@p:1",
             "http://me",
             'the password of this proxy stands in the file: write "${NAME}" and set it in the environment',
         ),
         (
-            "upstream: http://p.test, tls: {verify: false}",
+            "upstream: http://p.test/v1, tls: {verify: false}",
             "tls:",
             "the route 'a' has tls, but its upstream is not https://: nothing is verified",
         ),
@@ -82,7 +82,7 @@ def test_a_proxy_is_an_endpoint_with_or_without_a_login() -> None:
             "the route 'a' has tls, but its upstream is not https://: nothing is verified",
         ),
         (
-            "upstream: https://p.test, tls: {verify: false}",
+            "upstream: https://p.test/v1, tls: {verify: false}",
             "false",
             "the route 'a' sends keys and prompts to whoever answers: verify is false",
         ),
@@ -102,8 +102,8 @@ def test_what_an_operator_may_not_mean_is_a_warning(
 
 def test_a_proxy_from_the_environment_may_hold_its_password_and_may_be_empty(tmp_path: Path) -> None:
     table = (
-        'version: 1\nroutes:\n  a: {upstream: "https://p.test", proxy: "${P}"}\n'
-        '  b: {upstream: "https://p.test", proxy: "${NONE:-}"}\n'
+        'version: 1\nroutes:\n  a: {upstream: "https://p.test/v1", proxy: "${P}"}\n'
+        '  b: {upstream: "https://p.test/v1", proxy: "${NONE:-}"}\n'
     )
     loaded = load_text(table, tmp_path, {"P": "http://me:canary@p:1"})
 
@@ -113,10 +113,10 @@ def test_a_proxy_from_the_environment_may_hold_its_password_and_may_be_empty(tmp
 
 
 def test_trusting_somebody_and_everybody_is_an_error(tmp_path: Path) -> None:
-    table = "version: 1\nroutes:\n  a: {upstream: https://p.test, tls: {ca: x.crt, verify: false}}\n"
+    table = "version: 1\nroutes:\n  a: {upstream: https://p.test/v1, tls: {ca: x.crt, verify: false}}\n"
 
     assert told(load_text(table, tmp_path)) == [
-        (3, 58, "ca says whom to trust, and verify: false to trust everybody: leave out one")
+        (3, 61, "ca says whom to trust, and verify: false to trust everybody: leave out one")
     ]
 
 
@@ -153,8 +153,8 @@ def test_files_that_cannot_be_used_are_told_where_they_are_named(tmp_path: Path)
 
 def test_the_authority_of_a_route_is_looked_at_beside_the_table(tmp_path: Path) -> None:
     path = tmp_path / "routes.yaml"
-    path.write_text("version: 1\nroutes:\n  a: {upstream: https://p.test, tls: {ca: ca.crt}}\n")
+    path.write_text("version: 1\nroutes:\n  a: {upstream: https://p.test/v1, tls: {ca: ca.crt}}\n")
     (problem,) = load(path, CATALOG, environ={}, files=Files(path.parent)).problems
 
     assert problem.message == f"{str(tmp_path / 'ca.crt')!r} cannot be read: No such file or directory"
-    assert (problem.line, problem.column) == (3, 43)
+    assert (problem.line, problem.column) == (3, 46)

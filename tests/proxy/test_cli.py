@@ -26,7 +26,7 @@ routes:
     upstream: https://api.kimi.com/coding/v1
     explicit_only: true
     middlewares: [prefix_rewrite, {headers: {user_agent: pass}}]
-  open: {upstream: "https://open.example/v1"}
+  open: {upstream: "https://open.example/v1", middlewares: [prefix_rewrite]}
 """
 Check = Callable[..., tuple[int, str]]
 

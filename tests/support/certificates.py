@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2")
+_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "90")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ class Certificate:
         if own is not None:
             context.load_cert_chain(own.cert, own.key)
         return context
+
+
+def ending_in(certificate: Certificate, days: int) -> Certificate:
+    """The same, signed anew to end in so many days; below 0 it has ended."""
+    files = ("-in", str(certificate.cert), "-signkey", str(certificate.key), "-out", str(certificate.cert))
+    subprocess.run(("openssl", "x509", *files, "-days", str(days)), check=True, capture_output=True)
+    return certificate
 
 
 def self_signed(folder: Path, name: str = "localhost", *, passphrase: str | None = None) -> Certificate:
