@@ -17,10 +17,21 @@ _Places = tuple[frozenset[int], ...]
 
 
 class Budget:
-    """Steps that searches may take together; past them an answer is not worth its time."""
+    """Steps that searches may take together, about a million a second; past them no answer is worth it."""
 
-    def __init__(self, steps: int = 200_000) -> None:
+    def __init__(self, steps: int = 500_000) -> None:
         self.left = steps
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether there is no use in asking any more."""
+        return self.left <= 0
+
+    def spend(self, steps: int) -> None:
+        """Raises TimeoutError when there are not so many left."""
+        self.left -= steps
+        if self.left < 0:
+            raise TimeoutError
 
 
 def is_glob(claim: str) -> bool:
@@ -59,6 +70,7 @@ def name_left(glob: str, others: Iterable[str], budget: Budget) -> str | None:
     globs = [glob, *others]
     letters = sorted({letter for each in globs for letter in each} - {"*", "?"})
     letters.append(_another(letters))
+    budget.spend(len(letters) + len(globs))
     begin = tuple(_with_stars(each, {0}) for each in globs)
     seen = {begin}
     waiting = deque([(begin, "")])
@@ -70,9 +82,7 @@ def name_left(glob: str, others: Iterable[str], budget: Budget) -> str | None:
         if len(name) == LONGEST:
             return None
         for letter in letters:
-            budget.left -= 1
-            if budget.left < 0:
-                raise TimeoutError
+            budget.spend(sum(map(len, places)))
             after = tuple(_step(each, at, letter) for each, at in zip(globs, places, strict=True))
             if after not in seen and after[0] and not _all_taken(globs, after):
                 seen.add(after)

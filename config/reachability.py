@@ -15,7 +15,7 @@ from config.globs import Budget, is_glob, matches, name_left
 from config.names import placed
 from config.report import Place
 from config.site import Site
-from config.wording import quoted
+from config.wording import listed, quoted
 
 
 class _Claim(NamedTuple):
@@ -27,21 +27,26 @@ class _Claim(NamedTuple):
 def judge_reachability(site: Site) -> None:
     """Warn of what no request comes to."""
     claims = list(_claims(site))
-    globs = [claim for claim in claims if is_glob(claim.text)]
-    budget = Budget()
-    told: set[Place] = set()
+    first: dict[str, _Claim] = {}
+    reached: list[_Claim] = []
     for claim in claims:
-        if reason := _earlier(site, claim) or _repeated(claims, claim):
-            told.add(claim.place)
-            site.report.warn_at(claim.place, "shadowed-claim", f"never reached: {reason}")
-    for i, claim in enumerate(globs):
-        before = [glob for glob in globs[:i] if glob.place not in told]
-        if claim.place not in told and (reason := _covered(site, claim, before, budget)):
-            told.add(claim.place)
-            site.report.warn_at(claim.place, "shadowed-claim", f"never reached: {reason}")
+        if reason := _earlier(site, claim):
+            _tell(site, claim, reason)
+        elif first.setdefault(claim.text, claim) is not claim:
+            _tell(site, claim, "it stands in this list already: leave it out")
+        else:
+            reached.append(claim)
+    budget = Budget()
+    globs = [claim for claim in reached if is_glob(claim.text)]
+    exact = [claim.text for claim in reached if not is_glob(claim.text)]
+    _globs(site, globs, exact, budget)
     _default(site, globs, budget)
     _rungs(site)
     _literal_globs(site)
+
+
+def _tell(site: Site, claim: _Claim, reason: str) -> None:
+    site.report.warn_at(claim.place, "shadowed-claim", f"never reached: {reason}")
 
 
 def _claims(site: Site) -> Iterator[_Claim]:
@@ -64,54 +69,48 @@ def _earlier(site: Site, claim: _Claim) -> str | None:
     return None
 
 
-def _repeated(claims: Sequence[_Claim], claim: _Claim) -> str | None:
-    same = next(other for other in claims if other.text == claim.text)
-    return None if same is claim else "it stands in this list already: leave it out"
-
-
-def _covered(site: Site, claim: _Claim, before: Sequence[_Claim], budget: Budget) -> str | None:
-    """What takes every name of a glob, if anything does."""
-    for other in before:
-        if _is_left(claim.text, [other.text], budget):
-            continue
-        line = site.report.mark(other.place).line
-        owner = "" if other.route == claim.route else f" of the route {quoted(other.route)}"
-        shown = site.report.shown(other.place, other.text)
-        return f"{shown}{owner} on line {line} takes all of these names: move this before it, or leave it out"
-    others = [glob.text for glob in before]
-    exact = [text for text in (*site.table.models, *_exact(site)) if matches(claim.text, text)]
+def _globs(site: Site, globs: Sequence[_Claim], exact: Sequence[str], budget: Budget) -> None:
+    # A star in an exact name is a letter; what matches that name matches others in its place.
+    names = [name for name in (*site.table.models, *exact) if not is_glob(name)]
     prefixes = [f"{name}/*" for name in site.routes]
-    if _is_left(claim.text, [*others, *filter(_is_plain, exact), *prefixes], budget):
-        return None
-    return "names, prefixes and globs that come first take all of these names together: leave it out"
+    before: list[_Claim] = []
+    for claim in globs:
+        if budget.is_spent:
+            return
+        if other := next((other for other in before if not _is_left(claim, [other.text], budget)), None):
+            line = site.report.mark(other.place).line
+            owner = "" if other.route == claim.route else f" of the route {quoted(other.route)}"
+            shown = site.report.shown(other.place, other.text)
+            reason = (
+                f"{shown}{owner} on line {line} takes these names first: move this before it, or leave it out"
+            )
+            _tell(site, claim, reason)
+            continue
+        budget.left -= len(names)
+        taken = [name for name in names if matches(claim.text, name)]
+        if not _is_left(claim, [*(other.text for other in before), *taken, *prefixes], budget):
+            reason = "what comes before it takes all of these names together: leave it out"
+            _tell(site, claim, reason)
+            continue
+        before.append(claim)
 
 
-def _exact(site: Site) -> Iterator[str]:
-    return (claim.text for claim in _claims(site) if not is_glob(claim.text))
-
-
-def _is_plain(name: str) -> bool:
-    # A star in an exact name is a letter; whatever matches that one matches others in its place.
-    return not is_glob(name)
-
-
-def _is_left(glob: str, others: Sequence[str], budget: Budget) -> bool:
+def _is_left(claim: _Claim, others: Sequence[str], budget: Budget) -> bool:
     try:
-        return name_left(glob, others, budget) is not None
+        return name_left(claim.text, others, budget) is not None
     except TimeoutError:
         return True
 
 
 def _default(site: Site, globs: Sequence[_Claim], budget: Budget) -> None:
     name = site.table.default_route
-    if name not in site.routes or not globs or any(glob.route == name for glob in globs):
+    if name is None or name not in site.routes or not globs or any(glob.route == name for glob in globs):
         return
-    if not _is_left("*", [glob.text for glob in globs], budget):
-        message = (
-            f"only requests that name no model come here: the globs under serves take every name "
-            f"(routes {', '.join(map(quoted, sorted({glob.route for glob in globs})))})"
-        )
-        site.report.warn_at(("default_route",), "shadowed-default", message)
+    place: Place = ("default_route",)
+    if not _is_left(_Claim("*", name, place), [glob.text for glob in globs], budget):
+        routes = listed(dict.fromkeys(glob.route for glob in globs))
+        message = f"only requests that name no model come here: the globs of {routes} take every name"
+        site.report.warn_at(place, "shadowed-default", message)
 
 
 def _rungs(site: Site) -> None:
