@@ -161,7 +161,7 @@ def test_a_claim_is_told_if_and_only_if_no_name_reaches_it(
     """Each route makes one claim, so that the route that is chosen tells which one led there."""
     routes = {name: {"upstream": "demo", "serves": [claim]} for name, claim in claims.items()}
     routes["hidden"] = {"upstream": "demo"}
-    table = {"version": 1, "routes": routes, "models": {name: "hidden/x" for name in models}}
+    table = {"version": 1, "routes": routes, "models": dict.fromkeys(models, "hidden/x")}
     if default:
         table["default_route"] = "hidden"
     with tempfile.TemporaryDirectory() as folder:
