@@ -19,7 +19,7 @@ def judge_capacity(site: Site) -> None:
         for chain in (None, *site.routes):
             for option in site.options(chain):
                 _counted_apart(site, option)
-    if site.base is not None:
+    if site.files is not None:
         _open_files(site)
 
 

@@ -189,3 +189,29 @@ def test_a_merge_fills_in_what_is_not_there_and_the_earlier_source_wins(sources,
     root = parsed("\n".join([*lines, f"merged: {{{', '.join(items)}}}"]))
     assert isinstance(root, dict)
     assert root["merged"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("a: &x [1]", [(1, 4, "x")]),
+        ("a: &x [1]\nb: *x", []),
+        ("a: &x {b: &y 1}\nc: *x", [(1, 11, "y")]),
+        ("a: &x 1\nb: &x 2\nc: *x\nd: *x", [(1, 4, "x")]),
+        ("a: &x 1\nb: *x\nc: &x 2", [(3, 4, "x")]),
+        ("&x a: 1", [(1, 1, "x")]),
+    ],
+)
+def test_an_anchor_that_no_alias_names_is_told(text, places):
+    report = Report("t.yaml")
+    read(text, report)
+    assert [(p.line, p.column, p.level, p.code, p.message) for p in report.problems] == [
+        (
+            line,
+            column,
+            "warning",
+            "unused-anchor",
+            f"&{name} is never used: write *{name} where it is meant, or leave it out",
+        )
+        for line, column, name in places
+    ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from config.certificates import validity_of
 from config.files import Files
 from config.loader import load
 from config.upstreams import Upstream, parse_proxy
 from tests.config.catalog import CATALOG
 from tests.config.tables import load_text, told
-from tests.support.certificates import self_signed
+from tests.support.certificates import ending_in, self_signed
 
 ENCODED = (
     "proxy: the user or the password holds what has to be encoded, as %40 for @: "
@@ -158,3 +160,49 @@ def test_the_authority_of_a_route_is_looked_at_beside_the_table(tmp_path: Path) 
 
     assert problem.message == f"{str(tmp_path / 'ca.crt')!r} cannot be read: No such file or directory"
     assert (problem.line, problem.column) == (3, 46)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_at_its_end_and_a_key_for_everybody_are_told(tmp_path: Path) -> None:
+    own = self_signed(tmp_path)
+    own.key.chmod(0o640)
+    path = tmp_path / "routes.yaml"
+    files = f"cert: {own.cert.name}, key: {own.key.name}"
+    path.write_text(f"version: 1\nserver:\n  tls: {{{files}}}\nroutes:\n  demo: {{upstream: demo}}\n")
+
+    def problems() -> list[tuple[int, int, str, str, str]]:
+        found = load(path, CATALOG, environ={}, certificates=True).problems
+        return [(p.line, p.column, p.level, p.code, p.message) for p in found]
+
+    def day(days: int) -> str:
+        return time.strftime("%Y-%m-%d", time.gmtime(own.cert.stat().st_mtime + days * 86400))
+
+    assert problems() == []
+    ending_in(own, 29)
+    message = f"{str(own.cert)!r} expires on {day(29)}: renew it"
+    assert problems() == [(3, 15, "warning", "certificate-expiring", message)]
+    ending_in(own, 31)
+    assert problems() == []
+    ending_in(own, -1)
+    message = f"{str(own.cert)!r} has expired, on {day(-1)}: clients refuse it: renew it"
+    assert problems() == [(3, 15, "warning", "certificate-expired", message)]
+    ending_in(own, 90)
+    own.key.chmod(0o644)
+    message = (
+        f"everybody on this machine can read {str(own.key)!r}: chmod 600, or 640 with a group of its own"
+    )
+    assert problems() == [(3, 35, "warning", "tls-key-mode", message)]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_that_is_not_valid_yet_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = self_signed(tmp_path)
+    begins, _ = validity_of(own.cert, own.key) or (0.0, 0.0)
+    path = tmp_path / "routes.yaml"
+    files = f"cert: {own.cert.name}, key: {own.key.name}"
+    path.write_text(f"version: 1\nserver:\n  tls: {{{files}}}\nroutes:\n  demo: {{upstream: demo}}\n")
+    monkeypatch.setattr(time, "time", lambda: begins - 60)
+    (problem,) = load(path, CATALOG, environ={}, certificates=True).problems
+
+    assert problem.code == "certificate-not-yet-valid"
+    assert problem.message.endswith("on only: clients refuse it until then")

@@ -300,3 +300,49 @@ def test_a_missing_key_is_told_by_its_places():
     (finding,) = Source(env="A", file="kimi.env").review(at("api.example.com", {}))
     assert finding.message == "there is no usable key"
     assert finding.precise == "no key: A is not set and /nowhere/kimi.env does not exist"
+
+
+def told(scene: Scene, **places: str) -> list[tuple[object, ...]]:
+    found: list[tuple[object, ...]] = [
+        (f.level, f.code, f.field, f.precise) for f in msgspec.convert(places, Source).review(scene)
+    ]
+    assert "canary" not in repr(found)
+    return found
+
+
+def test_a_place_with_another_key_than_the_one_that_is_used_is_told(tmp_path):
+    """The key was renewed in one place, and the other goes first."""
+    file, folder = tmp_path / "kimi.env", tmp_path / "credentials"
+    folder.mkdir()
+    environ = {"A": A, "CREDENTIALS_DIRECTORY": str(folder)}
+
+    def scene() -> Scene:
+        return Scene("kimi", "api.example.com", (), SecretStore(environ, tmp_path))
+
+    places = {"env": "A", "credential": "kimi", "file": "kimi.env"}
+    other = "holds another key than the place before it, which is the one that is used"
+    file.write_text(f"A={A}\n")
+    file.chmod(0o600)
+    (folder / "kimi").write_text(A)
+    assert told(scene(), **places) == []
+    file.write_text(f"A={B}\n")
+    shadowed = ("warning", "key-shadowed", "file", f"{file} {other}")
+    assert told(scene(), **places) == [shadowed]
+    (folder / "kimi").write_text(C)
+    assert told(scene(), **places) == [
+        ("warning", "key-shadowed", "credential", f"the credential kimi {other}"),
+        shadowed,
+    ]
+    file.chmod(0o644)
+    (folder / "kimi").write_text("")
+    assert told(scene(), **places) == []  # what is not looked at need not be in order
+
+
+def test_a_key_file_that_others_may_write_is_told(tmp_path):
+    file = tmp_path / "kimi.env"
+    file.write_text(A)
+    for mode, found in ((0o600, False), (0o620, True), (0o602, True)):
+        file.chmod(mode)
+        message = f"{file} has mode {mode:04o}, so others can put their key in its place: chmod 600 {file}"
+        expected = [("warning", "key-writable", "file", message)] if found else []
+        assert told(Scene("kimi", "", (), SecretStore({}, tmp_path)), file="kimi.env") == expected
