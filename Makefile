@@ -111,6 +111,10 @@ format: dev-install ## format the code and apply the safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: schema
+schema: install ## write config/routes.schema.json anew, after a change of the table's structs
+	@$(BIN)/tidegate schema >config/routes.schema.json
+
 .PHONY: lock
 lock: $(LOCK_VENV)/.installed ## solve the locks anew; ARGS=--upgrade takes newer versions
 	$(LOCK) setup.cfg --extra redis -o requirements/run.txt

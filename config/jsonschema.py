@@ -12,8 +12,8 @@ from typing import Any
 
 from msgspec import NODEFAULT, inspect
 
+from config import descriptions, examples
 from config.catalog import Catalog, Entry, Unusable
-from config.descriptions import TABLE
 from config.names import RESERVED, ROUTE_NAME
 from config.schema import Table
 from config.shapes import LISTS, bare, marker_of
@@ -151,8 +151,12 @@ class _Writer:
         }
 
     def _said(self, cls: Any, field: inspect.Field) -> Schema:
-        described = TABLE.get(self._middlewares.get(cls, cls.__name__), {})
-        return {"description": described[field.encode_name]} if field.encode_name in described else {}
+        struct, name = self._middlewares.get(cls, cls.__name__), field.encode_name
+        description, shown = (
+            descriptions.TABLE.get(struct, {}).get(name),
+            examples.TABLE.get(struct, {}).get(name),
+        )
+        return _without_none(description=description, examples=shown)
 
     def _field(self, field: inspect.Field) -> Schema:
         written = self.type(field.type)
@@ -164,7 +168,7 @@ class _Writer:
 
     def chain(self, name: str, item: str, entries: dict[str, tuple[Entry, frozenset[str] | None]]) -> None:
         """Define a list of these middlewares."""
-        options = {key: self._options(entry, only) for key, (entry, only) in entries.items()}
+        options = {key: self._options(key, entry, only) for key, (entry, only) in entries.items()}
         bare_names = [key for key, (entry, _) in entries.items() if _has_defaults(entry)]
         single: Schema = {
             "type": "object",
@@ -179,14 +183,18 @@ class _Writer:
         self.definitions[item] = {"oneOf": [*bare, others, single, {"$ref": f"#/$defs/{name}"}]}
         self.definitions[name] = {"type": "array", "items": {"$ref": f"#/$defs/{item}"}}
 
-    def _options(self, entry: Entry, only: frozenset[str] | None) -> Schema:
+    def _options(self, name: str, entry: Entry, only: frozenset[str] | None) -> Schema:
         wanted = inspect.type_info(entry.options)
         struct = _struct_of(entry)
         written = self.object(struct, only) if only and struct is not None else self.type(wanted)
-        summary = {"description": entry.summary} if entry.summary else {}
+        summary = _without_none(description=entry.summary or None, examples=examples.MIDDLEWARES.get(name))
         if _has_defaults(entry):
             return {**summary, "anyOf": [written, {"type": "null"}]}
         return {**written, **summary}
+
+
+def _without_none(**keywords: Any) -> Schema:
+    return {keyword: value for keyword, value in keywords.items() if value is not None}
 
 
 def _struct_of(entry: Entry) -> inspect.StructType | None:

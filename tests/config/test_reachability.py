@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.loader import Loaded
@@ -148,6 +148,7 @@ CLAIMS = st.text(alphabet="ab/*?", min_size=1, max_size=3)
 NAMES = ["".join(letters) for n in range(7) for letters in product(LETTERS, repeat=n)]
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["a", "b", "c", "d", "e"]), CLAIMS, min_size=1),
     st.lists(
@@ -193,6 +194,7 @@ def line_of(loaded: Loaded, route: str) -> int:
     return loaded.marks["routes", route, "serves", 0].line
 
 
+@settings(deadline=None)
 @given(CLAIMS, st.lists(CLAIMS, min_size=1, max_size=3), st.text(max_size=6))
 def test_what_is_told_of_one_list_no_text_at_all_disproves(claim: str, before: list[str], name: str) -> None:
     """The same within the list of one route, for whatever a client may write."""
