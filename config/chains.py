@@ -96,7 +96,7 @@ def _use(reader: Reader, name: Scalar, options: Node, place: Place) -> Middlewar
         reader.fail(place, "unusable-middleware", str(error))
         return None
     if entry is None:
-        reader.fail(place, *_unknown(reader, name))
+        _unknown(reader, name, place)
         return None
     inside = (*place, name.text)
     reader.report.keys[inside] = name.mark
@@ -130,19 +130,23 @@ def _slipped(reader: Reader, name: str, options: Node, place: Place) -> Any:
     return reader.fail(place, "type", f"options stand in braces: write {advice}")
 
 
-def _unknown(reader: Reader, name: Scalar) -> tuple[str, str]:
+def _unknown(reader: Reader, name: Scalar, place: Place) -> None:
     text = name.text
     usable = [*reader.catalog.entries, *reader.catalog.registered()]
     names = [*usable, *reader.catalog.planned]
     if (unspaced := slips.unspaced(text, names)) is not None:
-        return "unknown-middleware", f"put a space after the colon: write {unspaced}: {{option: value}}"
-    if text in reader.catalog.planned:
-        return "not-built", f"middleware {quoted(text)} is not in this version of tidegate"
-    if "${" in text:
-        return "interpolation", "a middleware's name is not interpolated: write the name itself"
-    near = reader.report.hint(text, names)
-    offer = f": there are {listed(sorted(usable))}" if usable else ""
-    return "unknown-middleware", f"unknown middleware {quoted(text)}{near or offer}"
+        message = f"put a space after the colon: write {unspaced}: {{option: value}}"
+        reader.fail(place, "unknown-middleware", message)
+    elif text in reader.catalog.planned:
+        reader.fail(place, "not-built", f"middleware {quoted(text)} is not in this version of tidegate")
+    elif "${" in text:
+        message = "a middleware's name is not interpolated: write the name itself"
+        reader.fail(place, "interpolation", message)
+    else:
+        near = reader.report.hint(text, names)
+        offer = f": there are {listed(sorted(usable))}" if usable else ""
+        message = f"unknown middleware {quoted(text)}{near or offer}"
+        reader.fail(place, "unknown-middleware", message)
 
 
 def _options_type(options: Any, node: Node) -> inspect.Type:

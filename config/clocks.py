@@ -83,13 +83,18 @@ def _value(options: Any, field: tuple[str, ...]) -> Any:
 def _overtaken(site: Site, place: Place, seconds: float, first: _Total) -> None:
     field = ".".join(map(str, place[-2:])) if place[-2] == "backoff" else place[-1]
     whose = "the top level's total" if first.place[0] == "middlewares" else "total"
-    ours = site.report.said(place, written_duration(seconds))
-    theirs = site.report.said(first.place, written_duration(first.seconds))
+    ours = site.report.said(place, _written(seconds))
+    theirs = site.report.said(first.place, _written(first.seconds))
     message = (
         f"{field} of {ours} never runs out: {whose} of {theirs} ends the request first: "
         "write less, or leave it out"
     )
     site.report.warn_at(place, "overtaken-clock", message)
+
+
+def _written(seconds: float) -> str:
+    """As most people write it: 90s, 120s, 10m."""
+    return f"{seconds:g}s" if seconds.is_integer() and seconds < 600 else written_duration(seconds)
 
 
 def _calls(site: Site, route: str) -> None:

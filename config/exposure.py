@@ -64,7 +64,7 @@ def _listener(site: Site, place: Place, address: Address) -> None:
     advice = (
         "add client_keys, or listen on 127.0.0.1"
         if "client_keys" in site.catalog.entries
-        else "listen on 127.0.0.1, and let in from there whom you know"
+        else "listen on 127.0.0.1, behind something that knows its clients"
     )
     message = (
         f"whoever reaches {site.report.shown(place, str(address))} from another machine uses your providers: "

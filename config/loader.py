@@ -95,7 +95,7 @@ def load(
     """Read, check and judge a table.
 
     `secrets` None means that keys are not to be looked at. What is read is remembered in `files`; None means
-    that the files that the table names are not to be looked at.
+    that the files that the table names, and this machine's limits, are not to be looked at.
     """
     report = Report(str(path))
     table: Any = None

@@ -64,9 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         "--admin", metavar="ADDR", help="health, metrics and status here instead, e.g. 127.0.0.1:9001"
     )
     check = _command(commands, "check", "say everything that is wrong with the table; sends nothing", _check)
+    check.epilog = f"docs/check.md has every code and what to do about it.\n\n{_EPILOG}"
     _add_table(check)
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
-    check.add_argument("--no-secrets", action="store_true", help="do not look for keys and certificates")
+    check.add_argument(
+        "--no-secrets", action="store_true", help="judge the table alone: no keys, certificates, limits"
+    )
     check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
     _add_explain(commands)
     _command(commands, "schema", "print the JSON Schema of the table, for editors", _schema)

@@ -32,7 +32,11 @@ def completed(text: str) -> str:
     )
 
 
-@pytest.mark.parametrize(("place", "text"), [pytest.param(*block, id=block[0]) for block in blocks("yaml")])
+# The tables of check.md are mistakes: tests/test_check_document.py has them told.
+SOUND = [block for block in blocks("yaml") if not block[0].startswith("check.md")]
+
+
+@pytest.mark.parametrize(("place", "text"), [pytest.param(*block, id=block[0]) for block in SOUND])
 def test_every_table_shown_is_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, text: str
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import ruamel.yaml
 from middlewares.registry import PLANNED
 from proxy import __version__
 from proxy.cli import main
+from tests.support.certificates import self_signed
 from tests.support.process import ROOT
 
 HEAD = """\
@@ -160,6 +162,52 @@ def test_the_shipped_table_is_valid_for_an_independent_validator_too(
     validator.validate(table)
     table["routes"]["kimi"]["explicit_onlly"] = True
     assert not validator.is_valid(table)
+
+
+WHOLE = """\
+version: 1
+server:
+  listen: ["127.0.0.1:8080"]
+  admin: "127.0.0.1:8081"
+  workers: 1
+  max_body: 64MiB
+  max_upload: 2GiB
+  max_connections: 10000
+  timeouts: {header: 15s, body_idle: 30s, keepalive: 75s}
+  drain_delay: 0s
+  drain_timeout: 15m
+  trusted_proxies: []
+  tls: {cert: localhost.crt, key: localhost.key, client_ca: localhost.crt}
+routes:
+  kimi:
+    upstream: https://api.kimi.com/coding/v1
+    explicit_only: true
+    middlewares:
+      - prefix_rewrite
+      - headers: {user_agent: pass}
+      - key: {env: KIMI_API_KEY, credential: kimi, file: kimi.env, expect: sk-kimi-}
+      - token_floor: {min: 1500}
+      - timeout: {connect: 10s, total: "${KIMI_TIMEOUT_SECS:-600}s"}
+  openrouter: {upstream: "https://openrouter.ai/api/v1", middlewares: [prefix_rewrite]}
+  ollama: {upstream: "https://ollama.com/v1", middlewares: [prefix_rewrite]}
+models:
+  gpt-4o: openrouter/openai/gpt-4o
+  review: [openrouter/moonshotai/kimi-k2.6, ollama/kimi-k2:1t]
+default_route: openrouter
+"""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_table_that_uses_the_whole_format_as_it_is_meant_draws_no_warning(
+    check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate without a listener for it is no mistake: the listener may come by --listen."""
+    monkeypatch.delenv("KIMI_API_KEY", raising=False)
+    self_signed(tmp_path)
+    (tmp_path / "kimi.env").write_text("KIMI_API_KEY=sk-kimi-canary-0123456789\n")
+    (tmp_path / "kimi.env").chmod(0o600)
+
+    assert check(WHOLE, "--strict") == (0, "routes.yaml: valid, 3 routes, 2 names under models\n")
 
 
 def test_the_shipped_table_has_the_providers_and_their_limits() -> None:
