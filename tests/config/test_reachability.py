@@ -84,6 +84,13 @@ def loaded_with(one: str, two: str, more: str, folder: Path) -> Loaded:
             "never reached: what comes before it takes all of these names together: leave it out",
         ),
         (
+            '"one?*/"',
+            '"one*/"',
+            "",
+            (4, 34),
+            "never reached: what comes before it takes all of these names together: leave it out",
+        ),
+        (
             "",
             '"*"',
             "default_route: one",
@@ -133,6 +140,14 @@ def test_what_is_reached_is_not_blamed(one: str, two: str, more: str, tmp_path: 
 
 def test_a_claim_that_two_routes_make_is_told_once(tmp_path: Path) -> None:
     assert told(loaded_with('"a*"', '"a*"', "", tmp_path)) == [(4, 34, "'a*' is claimed by 'one' already")]
+
+
+def test_what_an_explicit_only_route_may_not_claim_takes_nothing_from_others(tmp_path: Path) -> None:
+    text = (ROUTES % ('"*"', '"a*"')).replace("upstream: demo,", "upstream: demo, explicit_only: true,", 1)
+
+    assert told(load_text(text, tmp_path)) == [
+        (3, 46, "'one' is explicit_only, so it cannot claim bare names with serves")
+    ]
 
 
 def test_a_claim_from_the_environment_is_shown_as_its_source(tmp_path: Path) -> None:

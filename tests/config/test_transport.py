@@ -11,6 +11,7 @@ import pytest
 from config.certificates import validity_of
 from config.files import Files
 from config.loader import load
+from config.schema import ListenerTls
 from config.upstreams import Upstream, parse_proxy
 from tests.config.catalog import CATALOG
 from tests.config.tables import load_text, told
@@ -171,7 +172,7 @@ def test_a_certificate_at_its_end_and_a_key_for_everybody_are_told(tmp_path: Pat
     path.write_text(f"version: 1\nserver:\n  tls: {{{files}}}\nroutes:\n  demo: {{upstream: demo}}\n")
 
     def problems() -> list[tuple[int, int, str, str, str]]:
-        found = load(path, CATALOG, environ={}, certificates=True).problems
+        found = load(path, CATALOG, environ={}, files=Files(path.parent)).problems
         return [(p.line, p.column, p.level, p.code, p.message) for p in found]
 
     def day(days: int) -> str:
@@ -197,12 +198,12 @@ def test_a_certificate_at_its_end_and_a_key_for_everybody_are_told(tmp_path: Pat
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_a_certificate_that_is_not_valid_yet_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = self_signed(tmp_path)
-    begins, _ = validity_of(own.cert, own.key) or (0.0, 0.0)
+    begins, _ = validity_of(ListenerTls(cert=own.cert.name, key=own.key.name), Files(tmp_path)) or (0.0, 0.0)
     path = tmp_path / "routes.yaml"
     files = f"cert: {own.cert.name}, key: {own.key.name}"
     path.write_text(f"version: 1\nserver:\n  tls: {{{files}}}\nroutes:\n  demo: {{upstream: demo}}\n")
     monkeypatch.setattr(time, "time", lambda: begins - 60)
-    (problem,) = load(path, CATALOG, environ={}, certificates=True).problems
+    (problem,) = load(path, CATALOG, environ={}, files=Files(path.parent)).problems
 
     assert problem.code == "certificate-not-yet-valid"
     assert problem.message.endswith("on only: clients refuse it until then")

@@ -75,7 +75,6 @@ async def test_whoever_is_told_that_it_is_ready_can_connect(tmp_path: Path) -> N
             assert await connected == "READY=1"
 
 
-@pytest.mark.xfail(strict=True, reason="SIGHUP does not reload yet")
 async def test_a_reload_is_told_from_its_beginning_to_its_end(tmp_path: Path) -> None:
     with Manager(tmp_path / "notify") as manager:
         env = {"NOTIFY_SOCKET": manager.place, "WATCHDOG_USEC": "200000"}

@@ -20,6 +20,7 @@ from proxy.admin import Pages
 from proxy.exposition import render
 from proxy.logs import Record
 from proxy.metrics import BREAKER, OVERHEAD_S, REQUEST_S, Metrics, Snapshot, merged, past
+from proxy.status import Report, snapshot_of
 from tests.support.metrics import Figures
 
 ROUTES = ("kimi", "openrouter", 'odd"\\name\n')
@@ -254,7 +255,14 @@ class Answer:
 
 
 async def test_the_event_loop_goes_on_while_the_page_is_made() -> None:
-    program = SimpleNamespace(metrics=busy_metrics(), table=SimpleNamespace(routes={}), in_flight=())
+    async def others() -> tuple[Report, ...]:
+        return (Report(snapshot_of(cast("Any", other))),)
+
+    # Two processes, as a supervisor has them to show.
+    program, other = (
+        SimpleNamespace(metrics=busy_metrics(), table=SimpleNamespace(routes={}), in_flight=(), others=others)
+        for _ in range(2)
+    )
     pages = Pages(cast("Any", program), admin=True)
     answer = Answer()
     busy = await waits_during(pages._metrics(cast("Any", answer)))
