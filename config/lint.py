@@ -8,7 +8,6 @@ its own options in their place comes from its `review`.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
 
 from msgspec import UNSET
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from importlib.metadata import version
 
 import aiohttp.http_parser
 import uvloop
+
+
+def allow_open_files() -> None:
+    """As many as the machine lets us have: the usual 1024 are fewer than `max_connections`.
+
+    The lower limit is there for programs that use select(2), which cannot take more.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

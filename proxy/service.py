@@ -14,7 +14,7 @@ from proxy.crew import CannotStart
 from proxy.listeners import CannotListen
 from proxy.logs import Journal
 from proxy.program import Program
-from proxy.runtime import event_loop
+from proxy.runtime import allow_open_files, event_loop
 from proxy.source import Source
 
 
@@ -22,6 +22,7 @@ def serve(source: Source, loaded: Loaded, files: Files) -> int:
     """Serve a table without errors, and what its files become, until told to stop; the exit code."""
     journal = Journal()
     journal.take_over_stdlib()
+    allow_open_files()
     try:
         with asyncio.Runner(loop_factory=event_loop) as runner:
             return runner.run(_run(source, loaded, files, journal))
