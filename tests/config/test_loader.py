@@ -85,6 +85,7 @@ def test_marks_tell_where_values_stand_and_which_are_interpolated(tmp_path):
     assert loaded.marks["routes", "kimi", "middlewares", 2, "floor"] == Mark(2, 27)
     assert loaded.marks["routes", "kimi"] == Mark(19, 3)
     assert loaded.interpolated == {total}
+    assert loaded.sources == {total: "${KIMI_TIMEOUT_SECS:-600}s"}
 
 
 def test_problems_come_sorted_and_all_at_once(tmp_path):

@@ -104,6 +104,18 @@ def test_the_environment_comes_first_then_the_credential_then_the_file(tmp_path)
     assert resolve(credentials, tmp_path, **places) == "from-file"
 
 
+def test_a_key_is_found_with_the_name_of_its_place(tmp_path):
+    (tmp_path / "up").write_text("canary-c")
+    file = tmp_path / "up.env"
+    file.write_text("canary-f")
+    file.chmod(0o600)
+    store = SecretStore({"UP_KEY": "canary-e", "CREDENTIALS_DIRECTORY": str(tmp_path)}, tmp_path)
+    sources = [KeySource(env="UP_KEY"), KeySource(credential="up"), KeySource(file="up.env")]
+
+    assert [store.find(source)[0] for source in sources] == ["UP_KEY", "the credential up", str(file)]
+    assert [store.find(source)[1] for source in sources] == [store.resolve(source) for source in sources]
+
+
 def test_a_credential_may_be_readable_by_others_and_hold_assignments(tmp_path):
     write(tmp_path / "kimi", "OTHER=x\nKIMI='the-key'\n", 0o444)
     assert (

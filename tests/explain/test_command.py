@@ -189,6 +189,17 @@ def test_each_rung_of_a_ladder_is_told_with_its_own_state(explain: Explain) -> N
     assert up(said)["X-Acme"] == "[missing]"
 
 
+def test_what_counts_failures_and_waits_is_left_out(explain: Explain) -> None:
+    """A dry run reaches nobody; a breaker that saw it, or a retry, would have it fail or take its time."""
+    patient = "prefix_rewrite, {breaker: {failures: 1}}, {retry: {backoff: {initial: 10m, max: 10m}}}"
+    text = TABLE.replace("prefix_rewrite, breaker", patient).replace(
+        "open/big, plain/other", "open/big, open/b"
+    )
+    said = told(explain, "review", text=text)
+
+    assert [rung["usable"] for rung in said["ladder"]] == [True, True, True]
+
+
 def test_what_the_environment_gave_is_shown_as_the_table_writes_it(explain: Explain) -> None:
     env = KEYS | {"TEAM": "canary-team", "KIMI_TIMEOUT_SECS": "7351", "OPEN_URL": "https://canary.example/v1"}
     kimi = told(explain, "kimi/x", env=env)

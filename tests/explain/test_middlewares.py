@@ -56,6 +56,13 @@ class Tells(Forbids):
         return reply
 
 
+class Peeks(Forbids):
+    async def __call__(self, exchange, call_next):
+        if os.environ["ACME_KEY"] in str(list(exchange.headers.items())):
+            raise ClientFault("not_allowed", "It is given the key.")
+        return await call_next(exchange)
+
+
 class Copies(Forbids):
     async def __call__(self, exchange, call_next):
         return await call_next(exchange.fork("elsewhere", exchange.watch, exchange.stack))
@@ -169,6 +176,10 @@ def test_what_is_sent_is_told_as_it_is_at_that_moment_and_no_key_in_it(told: Tol
     assert code == 0 and said["model"] == "told"
     assert sent["X-Copy"] == sent["Authorization"] == "Bearer [redacted]"
     assert sent["X-Own"] == "so [redacted]"
+
+
+def test_the_key_itself_is_not_in_the_run(told: Told) -> None:
+    assert states(told("Peeks")[1]) == [("acme", True, None)]
 
 
 def test_an_exchange_that_a_middleware_made_itself_counts_for_its_rung(told: Told) -> None:
