@@ -20,6 +20,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from config.secrets import redact
 from middlewares.faults import Outcome
 from middlewares.observation import Tokens
+from proxy import terminal
 
 _LONGEST = 200
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -134,19 +135,13 @@ def _shown(value: Any) -> Any:
 
 
 def _logger(stream: TextIO, *, exchanges: bool = False) -> FilteringBoundLogger:
-    processors: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
-    ]
-    bare: WrappedLogger
+    processors: list[Processor] = [structlog.processors.add_log_level]
     if stream.isatty():
-        if exchanges:
-            processors.append(_in_short)
-        processors.append(structlog.dev.ConsoleRenderer(timestamp_key="ts", sort_keys=False, pad_event_to=0))
-        bare = structlog.PrintLogger(stream)
+        processors += terminal.exchanges() if exchanges else terminal.events()
     else:
+        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"))
         processors += [_ordered, structlog.processors.JSONRenderer(serializer=_serialize)]
-        bare = structlog.PrintLogger(stream)
+    bare: WrappedLogger = structlog.PrintLogger(stream)
     wrapper = structlog.make_filtering_bound_logger(logging.INFO)
     logger: FilteringBoundLogger = structlog.wrap_logger(
         bare, processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
@@ -157,18 +152,6 @@ def _logger(stream: TextIO, *, exchanges: bool = False) -> FilteringBoundLogger:
 def _ordered(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     first = {"ts": event.pop("ts"), "level": event.pop("level"), "event": event.pop("event")}
     return {**first, **event}
-
-
-def _in_short(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """The line for a person: what was asked and what came of it first, and only what there is to say."""
-    model = event.pop("model", None)
-    asked = [event.pop("method", ""), event.pop("path", ""), model or "", str(event.pop("status", ""))]
-    said: EventDict = {name: value for name, value in event.items() if value not in (None, "", False)}
-    said["event"] = " ".join(word for word in asked if word)
-    for name in ("id", "remote"):
-        if name in said:
-            said[name] = said.pop(name)
-    return said
 
 
 def _serialize(event: EventDict, **_: Any) -> str:

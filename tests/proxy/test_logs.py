@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import warnings
 
 import pytest
@@ -96,12 +97,55 @@ def test_a_long_text_is_cut_and_control_characters_cannot_steer_a_terminal() -> 
     assert "x" * 300 not in text
 
 
-def test_on_a_terminal_the_line_begins_with_what_was_asked_and_what_came_of_it() -> None:
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"model": "demo/echo", "route": "demo", "upstream_model": "echo"}, "200 POST {} demo/echo 3.2 s {}"),
+        (
+            {"model": "nope", "status": 404, "outcome": "proxy_error", "error": "model_not_found"},
+            "404 POST {} nope 3.2 s model_not_found {}",
+        ),
+        (
+            {
+                "model": "review",
+                "route": "ollama",
+                "upstream_model": "kimi-k2:1t",
+                "ttft_ms": 812.4,
+                "prompt_tokens": 12,
+                "completion_tokens": 345,
+                "attempts": 3,
+                "client": "ci",
+                "empty_answer": True,
+            },
+            (
+                "200 POST {} review > ollama/kimi-k2:1t 3.2 s (first token 812 ms) 12+345 tokens 3 attempts ci"
+                " empty answer {}"
+            ),
+        ),
+        (
+            {"status": 499, "outcome": "client_gone", "error": "client_gone"},
+            "499 POST {} 3.2 s client_gone {}",
+        ),
+    ],
+)
+def test_on_a_terminal_an_exchange_is_one_line_with_what_there_is_to_say(
+    facts: dict[str, object], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
     said, out, _ = journal(Terminal())
-    said.exchange(record(model="demo/echo", route="demo"))
+    said.exchange(record(duration_ms=3211.0, **facts))
 
-    assert "POST /v1/chat/completions demo/echo 200" in out.getvalue()
-    assert "None" not in out.getvalue()
+    time, _, rest = out.getvalue().partition(" ")
+    assert rest == line.format("/v1/chat/completions", "id-1") + "\n"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time)
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    said, out, _ = journal(Terminal())
+    said.exchange(record(status=502, outcome="upstream_error", error="upstream_reset"))
+
+    assert "\x1b[31m502\x1b[0m" in out.getvalue()
 
 
 def test_a_log_that_cannot_be_written_is_told_once_and_costs_nobody_an_answer() -> None:
