@@ -118,8 +118,8 @@ def test_a_long_text_is_cut_and_control_characters_cannot_steer_a_terminal() -> 
                 "empty_answer": True,
             },
             (
-                "200 POST {} review > ollama/kimi-k2:1t 3.2 s (first token 812 ms) 12+345 tokens 3 attempts ci"
-                " empty answer {}"
+                "200 POST {} review > ollama/kimi-k2:1t 3.2 s (first token 812 ms) 12+345 tokens"
+                " 3 attempts ci empty answer {}"
             ),
         ),
         (
