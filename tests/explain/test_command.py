@@ -2,93 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from proxy.cli import main
+from tests.explain.terminal import KEYS, KIMI_KEY, TABLE, Explain, body_file, told, up
 from tests.support import disclosure
 from tests.support.process import ROOT
 
-TABLE = """\
-version: 1
-middlewares:
-  - headers: {set: {X-Team: "${TEAM:-nobody}"}}
-  - timeout: {total: 5m}
-routes:
-  kimi:
-    upstream: https://api.kimi.com/coding/v1
-    explicit_only: true
-    middlewares:
-      - prefix_rewrite
-      - headers: {user_agent: pass}
-      - key: {env: KIMI_API_KEY, credential: kimi, file: kimi.env, expect: sk-kimi-}
-      - token_floor: {min: 1500}
-      - retry: {attempts: 2}
-      - timeout: {total: "${KIMI_TIMEOUT_SECS:-600}s"}
-  open:
-    upstream: "${OPEN_URL:-https://open.example/v1/}"
-    serves: ["gpt-*"]
-    middlewares: [prefix_rewrite, breaker, {key: {env: OPEN_KEY, header: X-Acme}}, {concurrency: {limit: 1}}]
-  plain: {upstream: "https://plain.example/v1", proxy: "http://me:canary-of-the-proxy@proxy.example:3128"}
-  demo: {upstream: demo, middlewares: [prefix_rewrite]}
-models:
-  fast: open/mini
-  review: [open/big, plain/other, demo/echo]
-default_route: plain
-"""
-KIMI_KEY = "sk-kimi-canary-0123456789abcdef"
-OPEN_KEY = "the-canary-of-open-0123456789"
-KEYS = {"KIMI_API_KEY": KIMI_KEY, "OPEN_KEY": OPEN_KEY}
-Explain = Callable[..., tuple[int, str, str]]
 CLOCKS: dict[str, Any] = dict.fromkeys(["first_byte", "first_token", "idle", "total"])
-
-
-@pytest.fixture
-def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Explain:
-    """Run it on the table; no key may be printed, whatever it says."""
-    table = tmp_path / "routes.yaml"
-    table.write_text(TABLE)
-    for name in ("TEAM", "KIMI_TIMEOUT_SECS", "OPEN_URL", "CREDENTIALS_DIRECTORY", *KEYS):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str, env: dict[str, str] | None = None, text: str = TABLE) -> tuple[int, str, str]:
-        table.write_text(text)
-        for name, value in (KEYS if env is None else env).items():
-            monkeypatch.setenv(name, value)
-        code = main(["explain", "-c", str(table), *arguments])
-        out, err = capsys.readouterr()
-        assert not disclosure.told(
-            out + err, disclosure.secrets_in((KIMI_KEY, OPEN_KEY, "canary-of-the-proxy"))
-        )
-        assert max(map(len, out.splitlines()), default=0) <= 100 or "--json" in arguments
-        return code, out.replace(f"{tmp_path}/", ""), err.replace(f"{tmp_path}/", "")
-
-    return run
-
-
-def told(explain: Explain, *arguments: str, **rest: Any) -> dict[str, Any]:
-    code, out, err = explain(*arguments, "--json", **rest)
-    explained: dict[str, Any] = json.loads(out)
-    assert (code, err) == (1 if "error" in explained else 0, "")
-    return explained
-
-
-def up(explained: dict[str, Any]) -> dict[str, Any]:
-    return {line["name"]: line["upstream"] for line in explained["headers"] if line["upstream"] is not None}
-
-
-def body_file(folder: Path, **fields: Any) -> str:
-    file = folder / "body.json"
-    file.write_text(json.dumps(fields))
-    return str(file)
 
 
 def test_a_kimi_call_is_told_from_the_rule_to_the_clocks(explain: Explain, tmp_path: Path) -> None:
@@ -317,93 +245,6 @@ def test_what_the_other_rules_say_is_printed(explain: Explain) -> None:
     ]
     _, out, _ = explain("review", "--provider", "nobody")
     assert "  2 x-tidegate-provider              no such route" in out
-
-
-@pytest.mark.parametrize(
-    ("path", "method", "query", "model"),
-    [
-        ("/v1/embeddings", "POST", "", "mini"),
-        ("/v1/messages", "POST", "", "mini"),
-        ("/v1/audio/transcriptions", "POST", "", "mini"),
-        ("/v1/images/edits", "POST", "", "mini"),
-        ("/v1/realtime", "GET", "?model=mini", "mini"),
-        ("/v1/realtime?model=other&x=1", "GET", "?model=mini&x=1", "mini"),
-        ("/v1/things/not/invented", "POST", "", "mini"),
-    ],
-)
-def test_every_kind_of_endpoint_is_asked_as_its_clients_ask_it(
-    explain: Explain, path: str, method: str, query: str, model: str
-) -> None:
-    said = told(explain, "fast", "--path", path)
-    _, out, _ = explain("fast", "--path", path)
-
-    assert said["model"] == model
-    assert said["url"] == f"https://open.example{path.partition('?')[0]}{query}"
-    assert said["changes"] == {"model": ["fast", "mini"]}
-    assert out.startswith(f"{method} {path.partition('?')[0]}")
-
-
-def test_a_path_without_a_body_has_no_place_for_a_model_and_says_so(explain: Explain) -> None:
-    said = told(explain, "gpt-4o", "--path", "/v1/files")
-    _, out, _ = explain("gpt-4o", "--path", "/v1/files")
-
-    assert (said["route"], said["rule"], said["model"]) == ("plain", "default_route", None)
-    assert "GET /v1/files" in out and "there is no place for a model" in out
-
-
-def test_an_anthropic_client_sends_its_key_as_it_does(explain: Explain) -> None:
-    said = told(explain, "kimi/kimi-for-coding", "--path", "/v1/messages")
-
-    assert up(said)["x-api-key"] == "[redacted]"
-    assert up(said)["anthropic-version"] == "2023-06-01"
-    assert "Authorization" not in up(said)
-
-
-def test_a_form_given_as_a_body_gets_the_model(explain: Explain, tmp_path: Path) -> None:
-    file = tmp_path / "form"
-    file.write_bytes(
-        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n\x00\r\n--b--\r\n'
-    )
-    said = told(explain, "fast", "--path", "/v1/audio/transcriptions", "--body", str(file))
-
-    assert said["model"] == "mini" and said["changes"] == {"model": ["fast", "mini"]}
-
-
-def test_a_body_may_come_from_stdin(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
-    stdin = io.TextIOWrapper(io.BytesIO(b'{"max_tokens": 1}'))
-    monkeypatch.setattr(sys, "stdin", stdin)
-    said = told(explain, "kimi/x", "--body", "-")
-
-    assert said["changes"]["max_tokens"] == ["1", "1500"]
-
-
-@pytest.mark.parametrize("content", ["{", "", "[1]", "sk-a-key-0123456789abcdef"])
-def test_a_body_that_is_no_json_is_refused_as_the_request_would_be(
-    explain: Explain, tmp_path: Path, content: str
-) -> None:
-    file = tmp_path / "body"
-    file.write_text(content)
-    error = told(explain, "gpt-4o", "--body", str(file))["error"]
-
-    assert (error["status"], error["code"]) == (400, "invalid_json")
-    assert "sk-a-key" not in json.dumps(error)
-
-
-def test_a_body_that_cannot_be_read_is_told(explain: Explain, tmp_path: Path) -> None:
-    assert explain("m", "--body", str(tmp_path / "none")) == (
-        1,
-        "",
-        "tidegate: --body none: No such file or directory\n",
-    )
-
-
-def test_a_body_that_is_too_large_is_refused_as_the_request_would_be(
-    explain: Explain, tmp_path: Path
-) -> None:
-    text = TABLE.replace("version: 1\n", "version: 1\nserver: {max_body: 1KiB}\n")
-    error = told(explain, "gpt-4o", "--body", body_file(tmp_path, user="x" * 2000), text=text)["error"]
-
-    assert (error["status"], error["code"]) == (413, "body_too_large")
 
 
 def test_a_table_with_errors_is_told_as_serve_tells_it(explain: Explain) -> None:
