@@ -42,13 +42,15 @@ class Entry(Struct, frozen=True):
     """One middleware as the loader sees it.
 
     `options` is the type that its options are read as. `top_fields`: at the top level only these
-    options may be set (None: it may not stand there; empty: all of them).
+    options may be set (None: it may not stand there; empty: all of them). `top_only`: it may stand
+    nowhere else.
     """
 
     options: Any
     top_fields: frozenset[str] | None = None
     repeatable: bool = False
     summary: str = ""
+    top_only: bool = False
 
 
 class Unusable(Exception):

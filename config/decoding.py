@@ -254,7 +254,8 @@ class Reader:
             return self.wrong(node, f"a list of {described(wanted.item_type)}", place, kind)
         values = [self._item(item, wanted.item_type, (*place, i)) for i, item in enumerate(node.items)]
         kept = [value for value in values if value is not UNSET]
-        if len(kept) < len(values):
+        if len(kept) < len(values) and len(place) > 1:
+            # Of a file's own list, as of a table's own maps, the rules judge what is left.
             return UNSET
         if wanted.min_length is not None and len(kept) < wanted.min_length:
             return self.fail(

@@ -50,6 +50,9 @@ TABLE: dict[str, dict[str, str]] = {
         "ca": "The file of the authority that the upstream's certificate must come from.",
         "verify": "Whether the upstream's certificate is verified at all.",
     },
+    "client_keys": {
+        "file": "The clients, what each may use, and the hashes of their keys; `tidegate keys` writes it.",
+    },
     "prefix_rewrite": {
         "strip": "Taken off the front of the model's name; default: the route's name and a slash.",
         "add": "Put in front of what is left.",

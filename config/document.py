@@ -25,6 +25,8 @@ from config.wording import quoted, short
 MAX_NODES = 100_000
 MAX_DEPTH = 100
 
+LITERAL = "a literal secret has no place in a table: name a variable or a file with the middleware 'key'"
+
 
 class Scalar(Struct, frozen=True):
     """`quoted` also for block scalars: whatever is text without being looked at."""
@@ -59,10 +61,13 @@ class _Stop(Exception):
     """The document cannot be read any further; the problem is already in the report."""
 
 
-def read(text: str, report: Report) -> Node | None:
-    """The one document in `text`; None when it has none or cannot be read as a whole."""
+def read(text: str, report: Report, literal: str = LITERAL) -> Node | None:
+    """The one document in `text`; None when it has none or cannot be read as a whole.
+
+    `literal` is what is said of a secret in it.
+    """
     try:
-        builder = _Builder(_events(text, report), report)
+        builder = _Builder(_events(text, report), report, literal)
         root = builder.document()
     except _Stop:
         return None
@@ -128,17 +133,16 @@ def _unquoted_dollar(line: str) -> int | None:
 # A quoted escape can write one; no file, terminal or header can hold it.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-LITERAL = "a literal secret has no place in a table: name a variable or a file with the middleware 'key'"
-
 _BEGINNINGS = frozenset({"ScalarEvent", "SequenceStartEvent", "MappingStartEvent", "AliasEvent"})
 
 
 class _Builder:
     """One pass over the events of a document."""
 
-    def __init__(self, events: Iterator[Any], report: Report) -> None:
+    def __init__(self, events: Iterator[Any], report: Report, literal: str) -> None:
         self._events = events
         self._report = report
+        self._literal = literal
         # None while the anchored node is being built: an alias to it would be recursive.
         self._anchors: dict[str, Node | None] = {}
         # Where each anchor was set last, and where those are that no alias has named.
@@ -196,7 +200,7 @@ class _Builder:
         exempt = {id(node) for node in _expectations(root)} if self._suspects else set()
         for scalar in self._suspects:
             if id(scalar) not in exempt:
-                self._report.error(scalar.mark, "literal-secret", LITERAL)
+                self._report.error(scalar.mark, "literal-secret", self._literal)
 
     def tell_unused(self) -> None:
         """Warn of the anchors that no alias names."""

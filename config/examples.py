@@ -53,6 +53,7 @@ TABLE: dict[str, dict[str, list[Any]]] = {
         "tls": [{"ca": "/etc/tidegate/corp-ca.crt"}],
     },
     "UpstreamTls": {"ca": ["/etc/tidegate/corp-ca.crt"], "verify": [True]},
+    "client_keys": {"file": ["/etc/tidegate/clients.yaml"]},
     "prefix_rewrite": {
         "strip": ["acme/", ""],
         "add": ["models/"],
@@ -107,6 +108,7 @@ TABLE: dict[str, dict[str, list[Any]]] = {
 }
 
 MIDDLEWARES: dict[str, list[Any]] = {
+    "client_keys": [{"file": "/etc/tidegate/clients.yaml"}],
     "prefix_rewrite": [{"strip": "acme/"}, None],
     "headers": [{"set": {"X-Title": "team"}}, None],
     "key": [{"env": "ACME_API_KEY", "file": "/etc/tidegate/acme.env"}, [{"env": "KEY_A"}, {"env": "KEY_B"}]],

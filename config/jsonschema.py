@@ -50,7 +50,8 @@ def schema(catalog: Catalog) -> Schema:
     writer.definitions["Table"]["properties"]["middlewares"]["anyOf"][0]["$ref"] = "#/$defs/top_chain"
     writer.definitions["Table"]["patternProperties"] = {"^x-": {}}
     top = {name: entry for name, entry in entries.items() if entry.top_fields is not None}
-    writer.chain("chain", "middleware", {name: (entry, None) for name, entry in entries.items()})
+    within = {name: entry for name, entry in entries.items() if not entry.top_only}
+    writer.chain("chain", "middleware", {name: (entry, None) for name, entry in within.items()})
     writer.chain(
         "top_chain", "top_middleware", {name: (entry, entry.top_fields) for name, entry in top.items()}
     )

@@ -123,6 +123,7 @@ def _chains(site: Site) -> None:
     for name, route in site.routes.items():
         place = ("routes", name, "middlewares")
         _once(site, route.middlewares, place)
+        _not_in_routes(site, route.middlewares, place)
         _in_order(site, route.middlewares, place, Scene(name, _host(site, name), above, site.secrets))
 
 
@@ -162,6 +163,13 @@ def _at_the_top(site: Site, uses: tuple[MiddlewareUse, ...]) -> None:
                     moved = quoted(str(option[-1]))
                     message = f"here {quoted(use.name)} takes {only} only: move {moved} into the routes"
                     site.report.error_at_key(option, "not-at-top", message)
+
+
+def _not_in_routes(site: Site, uses: tuple[MiddlewareUse, ...], place: Place) -> None:
+    for start, use in site.uses(uses, place):
+        if _entry(site, use).top_only:
+            message = f"{quoted(use.name)} is for every request: move it to the middlewares of the top level"
+            site.report.error_at_key(start, "not-in-routes", message)
 
 
 def _set_options(site: Site, start: Place) -> list[Place]:

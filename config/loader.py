@@ -14,18 +14,19 @@ from msgspec import Struct, inspect, structs
 
 from config.addresses import Address, parse_address
 from config.catalog import Catalog
+from config.clients import Client
+from config.clients_file import judge_clients
 from config.decoding import Reader
 from config.document import Node, Scalar, read
 from config.files import Files
 from config.lint import judge
 from config.problems import Mark, Problem
+from config.reading import decoded, read_bytes, reason
 from config.report import Place, Report
 from config.schema import Server, Table
 from config.secrets import SecretStore
 from config.site import Site
 from config.wording import quoted
-
-MAX_BYTES = 1024 * 1024
 
 _LOCAL = Path("config/routes.yaml")
 _SYSTEM = Path("/etc/tidegate/routes.yaml")
@@ -44,7 +45,8 @@ _NO_OVERRIDES = Overrides()
 class Loaded(Struct, frozen=True, kw_only=True):
     """`table` is None when there is an error. Places are tuples of keys and indices.
 
-    `sources` has what the file says at each place with a `${…}` in it.
+    `sources` has what the file says at each place with a `${…}` in it. `clients` are those of the file that
+    `client_keys` names: None where there is no such file, or files were not to be looked at.
     """
 
     file: str
@@ -52,6 +54,7 @@ class Loaded(Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     marks: Mapping[Place, Mark]
     sources: Mapping[Place, str]
+    clients: tuple[Client, ...] | None = None
 
     @property
     def interpolated(self) -> frozenset[Place]:
@@ -107,14 +110,20 @@ def load(
         report.error(Mark(), "empty", "the file is empty: a table begins with version: 1 and routes:")
     server = table.server if isinstance(table, Table) else Server()
     server = _overridden(server, overrides, report)
+    clients: tuple[Client, ...] | None = None
+    problems: list[Problem] = []
     if isinstance(table, Table):
         table = structs.replace(table, server=server)
-        judge(Site(table, report, catalog, secrets, files))
-    return _loaded(table, report)
+        site = Site(table, report, catalog, secrets, files)
+        judge(site)
+        clients, problems = judge_clients(site)
+    return _loaded(table, report, clients, problems)
 
 
-def _loaded(table: Any, report: Report) -> Loaded:
-    problems = report.problems
+def _loaded(
+    table: Any, report: Report, clients: tuple[Client, ...] | None, of_clients: list[Problem]
+) -> Loaded:
+    problems = [*report.problems, *of_clients]
     sound = isinstance(table, Table) and all(problem.level == "warning" for problem in problems)
     return Loaded(
         file=report.file,
@@ -122,6 +131,7 @@ def _loaded(table: Any, report: Report) -> Loaded:
         problems=tuple(problems),
         marks=report.marks,
         sources=report.sources,
+        clients=clients if sound else None,
     )
 
 
@@ -132,25 +142,10 @@ def _is_empty(root: Node, report: Report) -> bool:
 def _text(path: Path, files: Files, report: Report) -> str | None:
     """The file's text; None with the problem reported."""
     try:
-        return _bytes(path, files).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        message = f"the file is not UTF-8 text, from line {line} on: save it as UTF-8"
-        before = error.object[error.object.rfind(b"\n", 0, error.start) + 1 : error.start]
-        mark = Mark(line, len(before.decode("utf-8", "replace")) + 1)
-        report.error(mark, "unreadable", message)
-    except OSError as error:
-        report.error(Mark(), "unreadable", f"the file cannot be read: {error.strerror or error}")
-    except ValueError as error:
-        report.error(Mark(), "unreadable", f"the file cannot be read: {error}")
+        return decoded(read_bytes(path, files), report)
+    except (OSError, ValueError) as error:
+        report.error(Mark(), "unreadable", f"the file cannot be read: {reason(error)}")
     return None
-
-
-def _bytes(path: Path, files: Files) -> bytes:
-    data = files.read(path, MAX_BYTES)
-    if len(data) > MAX_BYTES:
-        raise ValueError("it is larger than 1 MiB")
-    return data
 
 
 def _overridden(server: Server, overrides: Overrides, report: Report) -> Server:

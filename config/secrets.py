@@ -19,7 +19,9 @@ from config.files import read_regular
 
 REDACTED = "[redacted]"
 
-_LITERAL = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9_-]{16,}|(?P<scheme>[Bb][Ee][Aa][Rr][Ee][Rr]\s+)\S{12,}")
+_LITERAL = re.compile(
+    r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,}|tg-[A-Za-z0-9_-]{40,})|(?P<scheme>[Bb][Ee][Aa][Rr][Ee][Rr]\s+)\S{12,}"
+)
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.DOTALL)
 _KEY = re.compile(r"[\x21-\x7e]+")
 _MAX_FILE = 64 * 1024
@@ -35,7 +37,7 @@ def redact(text: str) -> str:
 
 
 def find_literal_secret(text: str) -> bool:
-    """Does `text` hold `sk-` and 16 or more characters, or `Bearer` and 12 or more?"""
+    """Does `text` hold `sk-` and 16 or more characters, `Bearer` and 12, or `tg-` and 40: a client's key?"""
     return _LITERAL.search(text) is not None
 
 

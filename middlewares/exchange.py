@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from config.clients import Client
 from config.secrets import SecretStore
 from middlewares.clocks import Watch
 from middlewares.envelope import Envelope
@@ -173,6 +174,9 @@ class Exchange:
     `on_attempt` is told the route and the result of each call to a provider when it is over: `ok`, the
     status of an error answer, or a code that says why it ended; `calling` is whether one is under way.
 
+    `client` is whose key the request brought, None where there are no client keys; `by_name` whether it asked
+    for an alias or a ladder, by which it is then judged what it may use.
+
     `headers` go upstream; `credentials` are the client's own, which do not, unless the operator says
     so. `commit` is the route's, `more_rungs` whether another route would be tried after this one,
     `failure` why this one was given up, `client_stalled` whether `idle` ran out on the client's side.
@@ -204,6 +208,8 @@ class Exchange:
     content_at: float | None = None
     on_attempt: Callable[[str, str], None] | None = None
     calling: bool = False
+    client: Client | None = None
+    by_name: bool = False
 
     @property
     def dialect(self) -> Dialect:
@@ -255,6 +261,8 @@ class Exchange:
             stack=stack,
             encoded=self.encoded,
             on_attempt=self.on_attempt,
+            client=self.client,
+            by_name=self.by_name,
         )
 
     def snapshot(self) -> Snapshot:

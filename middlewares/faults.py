@@ -79,6 +79,8 @@ class Fault(Exception):
         lines = [("x-tidegate-error", self.code)]
         if self.retry_after is not None:
             lines.append(("Retry-After", str(self.retry_after)))
+        if self.status == 401:
+            lines.append(("WWW-Authenticate", "Bearer"))
         if self.status == 504 or self.spent:
             lines.append(("x-should-retry", "false"))
         return lines

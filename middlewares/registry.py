@@ -14,6 +14,7 @@ from msgspec import Struct
 from config.catalog import Catalog, Entry, foreign
 from middlewares import (
     breaker,
+    client_keys,
     concurrency,
     headers,
     key,
@@ -30,7 +31,6 @@ from middlewares.exchange import Deps, Middleware
 
 PLANNED = frozenset(
     {
-        "client_keys",
         "rate_limit",
     }
 )
@@ -52,6 +52,15 @@ def _retry(options: Any, deps: Deps) -> Middleware:
 
 
 BUILT_IN: dict[str, Registered] = {
+    "client_keys": Registered(
+        Entry(
+            client_keys.Options,
+            top_fields=frozenset(),
+            top_only=True,
+            summary="only clients with a key, and for each what it may use",
+        ),
+        client_keys.ClientKeys,
+    ),
     "prefix_rewrite": Registered(
         Entry(prefix_rewrite.Options, summary="the model name that the upstream sees"),
         prefix_rewrite.PrefixRewrite,

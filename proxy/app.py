@@ -100,7 +100,8 @@ class App:
         context = None if tls is None else listener_context(tls, files)
         if context is not None:
             tell_of_failures(context, self.journal)
-        return Compiled(loaded, compile_table(table, calling(self._client, files), self._around), context)
+        compiled = compile_table(table, calling(self._client, files), self._around, loaded.clients or ())
+        return Compiled(loaded, compiled, context)
 
     def adopt(self, compiled: Compiled) -> None:
         """Serve what comes from now on by this table, new connections with this certificate."""

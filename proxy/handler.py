@@ -13,9 +13,11 @@ from typing import Protocol
 
 from aiohttp import web
 
+from config.clients import Client
+from middlewares.client_keys import refuse_name
 from middlewares.clocks import Timer, Watch
-from middlewares.exchange import Reply
-from middlewares.faults import ClientGone, Fault, Refusal
+from middlewares.exchange import Exchange, Reply
+from middlewares.faults import ClientFault, ClientGone, Fault, Refusal
 from middlewares.observation import dialect_of
 from proxy import listing
 from proxy.accounts import Account
@@ -24,10 +26,11 @@ from proxy.intake import take_body
 from proxy.logs import Journal, Record
 from proxy.opening import begin, names_of, read_head
 from proxy.relay import Downstream, Headers, error_answer
+from proxy.router import Choice
 from proxy.server import ClientConnection
 from proxy.status import Observed
 from proxy.tunnel import Tunnel
-from proxy.wire import client_address, split_target
+from proxy.wire import client_address, presented, split_target
 
 _DRAIN_RETRY_S = 5
 _UNREAD_ANSWERS_S = 30.0
@@ -170,6 +173,7 @@ class Serving:
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         service, request = self._service, self._request
+        client = self._admitted()
         if service.draining:
             self._down.close_after()
             raise Refusal("draining", "This server is shutting down.", retry_after=_DRAIN_RETRY_S)
@@ -178,7 +182,7 @@ class Serving:
         head = read_head(request)
         self._path = head.target.path
         if head.listing is not None:
-            await self._list_models(head.listing)
+            await self._list_models(head.listing, client)
             return
         taken = await take_body(request, head.target.path, self._table.server, self._count)
         self._account.exchange = exchange = begin(
@@ -186,7 +190,10 @@ class Serving:
         )
         named = names_of(head, taken.body)
         self.record.model = named.model
-        exchange.rungs = self._table.router.choose(named).rungs
+        choice = self._table.router.choose(named)
+        exchange.rungs = choice.rungs
+        if client is not None:
+            _hold_to(client, exchange, choice)
         exchange.patience = self._keep_patient
         exchange.on_attempt = service.metrics.attempt
         self.record.stream = exchange.streaming
@@ -198,14 +205,29 @@ class Serving:
         else:
             await self._down.relay(reply, lines, run.watch, dialect_of(self._path))
 
+    def _admitted(self) -> Client | None:
+        """Who asks, where clients need a key; nothing is said to a stranger but that. Raises ClientFault."""
+        gate = self._table.gate
+        if gate is None:
+            return None
+        query = split_target(self._request.raw_path)[1]
+        try:
+            client = gate.admit(presented(self._request.headers, query))
+        except ClientFault:
+            # Nothing of the body is read, and what shows whether any of it came is not told either.
+            self._down.close_after()
+            raise
+        self.record.client = client.name
+        return client
+
     def _keep_patient(self, every: float) -> None:
         self._down.keep_patient(every, [("x-tidegate-id", self.record.id)], self._service.timer)
 
     def _count(self, size: int) -> None:
         self.record.bytes_in += size
 
-    async def _list_models(self, wanted: str) -> None:
-        status, body = await self._service.models.answer(self._table, wanted)
+    async def _list_models(self, wanted: str, client: Client | None) -> None:
+        status, body = await self._service.models.answer(self._table, wanted, client)
         self._down.answer(status, [("Content-Type", "application/json"), *self._account.headers()], body)
 
     def _reply_headers(self, reply: Reply) -> Headers:
@@ -225,3 +247,13 @@ class Serving:
                 error_answer(self._down, fault, dialect_of(self._path), self._account.headers())
         except ClientGone:
             self._account.note("client_gone", 499, "client_gone")
+
+
+def _hold_to(client: Client, exchange: Exchange, choice: Choice) -> None:
+    """Have `exchange` be this client's. Raises ClientFault `not_allowed`."""
+    exchange.client = client
+    # A key of our own is nobody else's business, whatever a chain would do with it.
+    exchange.credentials.clear()
+    if choice.name is not None:
+        exchange.by_name = True
+        refuse_name(client, choice.name)

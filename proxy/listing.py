@@ -15,11 +15,13 @@ from urllib.parse import unquote
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from config.clients import Client
 from middlewares.bodies import read_up_to
 from middlewares.clocks import Clocks, Timer, Watch
 from middlewares.exchange import Exchange, Inbound
 from middlewares.faults import ClientFault, Fault
 from middlewares.observation import decode
+from middlewares.prefix_rewrite import PrefixRewrite
 from proxy.ladder import Route
 from proxy.logs import Journal, where
 from proxy.table import OWN_AGENT, RouteTable
@@ -54,9 +56,12 @@ class ModelList:
         self._journal = journal
         self._known: dict[str, _Known] = {}
 
-    async def answer(self, table: RouteTable, wanted: str) -> tuple[int, bytes]:
-        """Status and body for a list, or for one model; ClientFault `model_not_found`."""
-        models = await self._all(table)
+    async def answer(self, table: RouteTable, wanted: str, client: Client | None) -> tuple[int, bytes]:
+        """Status and body for a list, or for one model; ClientFault `model_not_found`.
+
+        Of what there is, a client is shown what it may use.
+        """
+        models = await self._all(table, client)
         if not wanted:
             return 200, _encode({"object": "list", "data": models})
         found = next((model for model in models if model["id"] == wanted), None)
@@ -68,18 +73,20 @@ class ModelList:
             )
         return 200, _encode(found)
 
-    async def _all(self, table: RouteTable) -> list[dict[str, Any]]:
+    async def _all(self, table: RouteTable, client: Client | None) -> list[dict[str, Any]]:
         routes = [route for route in table.routes.values() if route.usable()]
         # One route whose middleware fails must not take the others' models along.
         asked = await asyncio.gather(*(self._listed(route) for route in routes), return_exceptions=True)
-        models = [_model(name, "tidegate") for name in table.names]
+        names = [name for name in table.names if client is None or client.may_name(name)]
+        models = [_model(name, "tidegate") for name in names]
         for route, said in zip(routes, asked, strict=True):
             if isinstance(said, BaseException):
                 self._journal.error(
                     "unforeseen", route=route.name, exception=type(said).__name__, where=where(said)
                 )
             else:
-                models += [{**model, "id": f"{route.name}/{model['id']}"} for model in said]
+                listed = [{**model, "id": f"{route.name}/{model['id']}"} for model in said]
+                models += [m for m in listed if client is None or client.may_use(route.name, _seen(route, m))]
         return models
 
     async def _listed(self, route: Route) -> tuple[dict[str, Any], ...]:
@@ -130,6 +137,15 @@ def _question(route: Route, watch: Watch, stack: AsyncExitStack) -> Exchange:
         watch=watch,
         stack=stack,
     )
+
+
+def _seen(route: Route, model: dict[str, Any]) -> str:
+    """What the upstream would see of a listed model that a client asks for."""
+    name: str = model["id"]
+    for middleware in route.middlewares:
+        if isinstance(middleware, PrefixRewrite):
+            name = middleware.rewrite(name)
+    return name
 
 
 def _model(name: str, owner: str) -> dict[str, Any]:

@@ -6,18 +6,19 @@ began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from yarl import URL
 
-from config import schema
+from config import clients, schema
 from config.files import Files
 from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
 from middlewares.breaker import Breaker
 from middlewares.chain import compile_chain
+from middlewares.client_keys import Allowance, ClientKeys, Gate
 from middlewares.clocks import Clocks, Timer
 from middlewares.concurrency import Concurrency
 from middlewares.exchange import FIRST_EVENT, Deps, Handler, Middleware
@@ -56,6 +57,8 @@ class RouteTable:
     """Whether an address is one of `trusted_proxies`."""
     names: tuple[str, ...]
     """The names under `models`, in the file's order."""
+    gate: Gate | None
+    """Who may ask; None where everybody may."""
 
     def adopt(self) -> None:
         """It is in force from now on: what outlives tables follows this one."""
@@ -82,14 +85,22 @@ def calling(client: Client, files: Files) -> Innermost:
     return made
 
 
-def compile_table(table: schema.Table, innermost: Innermost, around: Surroundings) -> RouteTable:
+def compile_table(
+    table: schema.Table, innermost: Innermost, around: Surroundings, admitted: Sequence[clients.Client] = ()
+) -> RouteTable:
     """Build everything that `table` describes around what `innermost` makes for each route.
+
+    `admitted` are those of its clients file: where it has `client_keys`, nobody else is let in.
 
     Nothing changes by it until `RouteTable.adopt`. Raises what `innermost` raises, and Unusable for a
     third-party middleware that cannot be made.
     """
-    routes = {name: _route(name, route, innermost(route), around) for name, route in table.routes.items()}
     top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))
+    guarded = any(isinstance(middleware, ClientKeys) for middleware in top)
+    routes = {
+        name: _route(name, route, Allowance(innermost(route)) if guarded else innermost(route), around)
+        for name, route in table.routes.items()
+    }
     return RouteTable(
         server=table.server,
         routes=routes,
@@ -98,6 +109,7 @@ def compile_table(table: schema.Table, innermost: Innermost, around: Surrounding
         clocks=_clocks(top, Clocks()),
         is_trusted=_trusting(table.server.trusted_proxies),
         names=tuple(table.models),
+        gate=Gate(admitted) if guarded else None,
     )
 
 
@@ -157,7 +169,7 @@ def _made(uses: tuple[MiddlewareUse, ...], deps: Deps) -> list[Middleware]:
 
 def _chain(made: list[Middleware], innermost: Handler) -> Handler:
     # What only declares has been read already; as a link it has nothing to do.
-    return compile_chain([m for m in made if not isinstance(m, Timeout | Stream)], innermost)
+    return compile_chain([m for m in made if not isinstance(m, Timeout | Stream | ClientKeys)], innermost)
 
 
 def _clocks(made: list[Middleware], without: Clocks) -> Clocks:

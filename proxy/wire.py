@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_plus
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -96,6 +96,25 @@ def upward(headers: CIMultiDictProxy[str], raw: RawHeaders) -> tuple[CIMultiDict
         # One spelling for one name: the HTTP client would take `X-A` and `x-a` for an override.
         up.add(spelling.setdefault(name.lower(), name), kept)
     return up, credentials
+
+
+def presented(headers: CIMultiDictProxy[str], query: str) -> list[str]:
+    """Every key that a request brings, wherever `upward` would take a credential off it."""
+    keys: list[str] = []
+    for name, value in headers.items():
+        lower = name.lower().replace("_", "-")
+        if lower == "authorization":
+            scheme, _, token = value.strip().partition(" ")
+            keys.append(token.strip() if scheme.lower() == "bearer" else value.strip())
+        elif lower == "sec-websocket-protocol":
+            found = filter(None, map(_KEY_PROTOCOL.fullmatch, value.split(",")))
+            keys += [match[1].strip() for match in found]
+        elif lower in CREDENTIALS and lower != "proxy-authorization":
+            keys.append(value.strip())
+    if query:
+        pairs = (pair.partition("=") for pair in _SEPARATOR.split(query)[::2])
+        keys += [unquote_plus(value) for name, _, value in pairs if unquote(name).lower() == "key"]
+    return keys
 
 
 def upward_query(query: str) -> str:

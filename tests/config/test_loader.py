@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.loader import MAX_BYTES, Overrides, find_table, load
+from config.loader import Overrides, find_table, load
 from config.problems import Mark, Problem
+from config.reading import MAX_BYTES
 from config.secrets import SecretStore, find_literal_secret
 from tests.config.catalog import CATALOG
 from tests.config.tables import SOUND, load_text, told
