@@ -276,5 +276,5 @@ def _judge_mode(path: Path, report: Report) -> None:
     except OSError:
         return  # gone since it was read, or in another process
     if mode & _WRITABLE_BY_OTHERS:
-        message = f"others than its owner may write this file (mode {mode:04o}), and let themselves in: chmod go-w"
+        message = f"others than its owner may write it (mode {mode:04o}), and let themselves in: chmod go-w"
         report.add(Mark(), "warning", "clients-writable", message)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from middlewares.exchange import ReplyBody, Sink
+from middlewares.exchange import Reply, ReplyBody, Sink
+from middlewares.faults import UpstreamFault
+
+_KEPT_AT_MOST = 64 * 1024
+"""Bytes of a failure's body that are kept while another attempt is made."""
+_READ_WITHIN_S = 1.0
+"""For a body that does not follow its head: nobody waits for its words."""
 
 
 class Gate:
@@ -137,3 +143,21 @@ async def read_up_to(limit: int, body: ReplyBody) -> tuple[list[bytes], bool]:
             body.halt()
 
     return pieces, await body.pump(keep)
+
+
+async def read_failure(reply: Reply) -> bytes | None:
+    """A failure's body, which `reply` keeps; None where it is long, or long in coming, or cut.
+
+    Raises TimeoutFault: a clock that runs out here has run out on the attempt.
+    """
+    body = reply.body
+    try:
+        async with asyncio.timeout(_READ_WITHIN_S):
+            pieces, ended = await read_up_to(_KEPT_AT_MOST, body)
+    except (TimeoutError, UpstreamFault):
+        return None
+    if not ended:
+        return None
+    said = b"".join(pieces)
+    reply.body = FixedBody(said)
+    return said

@@ -11,7 +11,6 @@ A breaker among the rest of the chain that opens between two calls ends them wit
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -20,7 +19,7 @@ from typing import Any, cast
 
 from aiohttp_retry import RetryClient, RetryOptionsBase
 
-from middlewares.bodies import FixedBody, read_up_to
+from middlewares.bodies import read_failure
 from middlewares.exchange import Deps, Exchange, Handler, Reply, Snapshot, Upload
 from middlewares.faults import Refusal, UpstreamFault
 from middlewares.observation import blames_request, decode
@@ -34,10 +33,6 @@ _CAUSES: dict[str, When] = {
 }
 _NEVER = frozenset({501, 505})
 """The server says that it cannot, and would say so again."""
-_KEPT_AT_MOST = 64 * 1024
-"""Bytes of a failure's body that are kept through the wait."""
-_READ_WITHIN_S = 1.0
-"""For a body that does not follow its head: the wait is for the provider to recover, not for its words."""
 
 
 class Retry:
@@ -203,7 +198,7 @@ class _Policy(RetryOptionsBase):
             answered.spent = False  # it may be tried again, though not by us
             return True
         source = reply.body
-        said = await _read(reply)
+        said = await read_failure(reply)
         if said is not None and blames_request(decode(said)):
             answered.spent = False
             return True
@@ -225,24 +220,6 @@ class _Policy(RetryOptionsBase):
     def _has_time(self) -> bool:
         left = self._exchange.watch.left("total")
         return left is None or self._wait < left
-
-
-async def _read(reply: Reply) -> bytes | None:
-    """A failure's body, which `reply` keeps; None where it is long, or long in coming, or cut.
-
-    Raises TimeoutFault: a clock that runs out here has run out on the attempt.
-    """
-    body = reply.body
-    try:
-        async with asyncio.timeout(_READ_WITHIN_S):
-            pieces, ended = await read_up_to(_KEPT_AT_MOST, body)
-    except (TimeoutError, UpstreamFault):
-        return None
-    if not ended:
-        return None
-    said = b"".join(pieces)
-    reply.body = FixedBody(said)
-    return said
 
 
 class _Nobody:

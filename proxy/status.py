@@ -65,6 +65,14 @@ class KeyStatus(Struct, frozen=True):
     reason: str | None = None
 
 
+class KeyPlace(Struct, frozen=True):
+    """One of a route's keys; `source` is where it is, and not what it is."""
+
+    source: str
+    usable: bool
+    resting_for_s: float
+
+
 class BreakerStatus(Struct, frozen=True):
     """`open_for_s` is 0 unless it is open."""
 
@@ -87,6 +95,7 @@ class RouteStatus(Struct, frozen=True):
     upstream: str
     explicit_only: bool | str
     key: KeyStatus | None
+    keys: tuple[KeyPlace, ...]
     clocks: dict[str, float | str | None]
     breaker: BreakerStatus | None
     slots: SlotsStatus | None
@@ -181,12 +190,23 @@ def _added(
             outcomes[outcome] += number if route == name else 0
     breakers = [part.breaker for part in parts if part.breaker is not None]
     slots = [part.slots for part in parts if part.slots is not None]
+    same = [part.keys for part in parts if len(part.keys) == len(own.keys)]
     return structs.replace(
         own,
+        keys=tuple(map(_worst, zip(*same, strict=True))) if same else own.keys,
         breaker=max(breakers, key=lambda one: (BREAKER[one.state], one.failures_in_row), default=own.breaker),
         slots=_slots_together(slots) if slots else own.slots,
         in_flight=sum(part.in_flight for part in parts),
         requests={outcome: number for outcome, number in outcomes.items() if number},
+    )
+
+
+def _worst(of_one: Sequence[KeyPlace]) -> KeyPlace:
+    """Each process has its own experience with a key."""
+    return KeyPlace(
+        of_one[0].source,
+        usable=all(one.usable for one in of_one),
+        resting_for_s=max(one.resting_for_s for one in of_one),
     )
 
 
@@ -220,6 +240,7 @@ def _route(program: Observed, route: Route, in_flight: int) -> RouteStatus:
         upstream=_REDACTED if secret.interpolated("upstream") else _host(settings.upstream),
         explicit_only=_REDACTED if secret.interpolated("explicit_only") else settings.explicit_only,
         key=_key(route, secret),
+        keys=_keys(route, secret),
         clocks=_clocks(route.clocks, secret),
         breaker=None if breaker is None else _breaker(breaker),
         slots=_slots(route, secret),
@@ -264,6 +285,15 @@ def _key(route: Route, secret: _Secret) -> KeyStatus | None:
     except Refusal as refusal:
         return KeyStatus(usable=False, reason=refusal.message)
     return KeyStatus(usable=True)  # it came this very moment
+
+
+def _keys(route: Route, secret: _Secret) -> tuple[KeyPlace, ...]:
+    key = _one(route.middlewares, Key)
+    shown = not secret.of("key")
+    return tuple(
+        KeyPlace(one.place if shown else _REDACTED, one.usable, round(one.resting_for, 1))
+        for one in (() if key is None else key.states())
+    )
 
 
 def _clocks(clocks: Clocks, secret: _Secret) -> dict[str, float | str | None]:

@@ -26,6 +26,7 @@ PUBLISHED = {
 """The names that the documentation promises."""
 
 SMALLEST: dict[str, dict[str, object]] = {
+    "client_keys": {"file": "clients.yaml"},
     "prefix_rewrite": {},
     "headers": {},
     "key": {"env": "KEY"},
@@ -63,9 +64,10 @@ def test_headers_alone_may_stand_twice_in_a_list():
     }
 
 
-def test_at_the_top_stand_headers_with_all_and_timeout_with_total_only():
+def test_at_the_top_stand_client_keys_and_headers_with_all_and_timeout_with_total_only():
     top = {name: registered.entry.top_fields for name, registered in BUILT_IN.items()}
     assert top == {
+        "client_keys": frozenset(),
         "prefix_rewrite": None,
         "headers": frozenset(),
         "key": None,
