@@ -25,6 +25,28 @@ The route table is looked for as -c FILE, $TIDEGATE_CONFIG, ./config/routes.yaml
 """
 
 
+_KEYS_EPILOG = """\
+The file is the one of --file, else the one that the table's client_keys names, else
+/etc/tidegate/clients.yaml. It is replaced whole; its owner, its mode and its comments
+stay, and runs at the same time wait for each other. A new file has mode 0600.
+
+The table asks for keys by naming the file at its top level:
+
+  middlewares:
+    - client_keys: {file: /etc/tidegate/clients.yaml}
+
+A client sends its key as Authorization: Bearer KEY, or as x-api-key: SDKs do it as they
+do for OpenAI. What a client may use, and until when, is written into the file by hand:
+
+  - name: ci
+    key_sha256: "..."                                # of `tidegate keys new ci`
+    allow: [kimi, "openrouter/*", review]            # routes, ROUTE/MODEL, names under models
+    limits: {requests: 60/min, tokens: 200000/min, concurrent: 8}
+    expires: 2027-01-01                              # over when that day begins, UTC
+
+A server that runs takes an edit within two seconds; one with a mistake changes nothing.
+"""
+
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -72,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
     _add_explain(commands)
+    _add_keys(commands)
     _command(commands, "schema", "print the JSON Schema of the table, for editors", _schema)
     _command(commands, "version", "print the version", _version)
     return parser
@@ -123,6 +146,23 @@ def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--method", metavar="METHOD", type=_method, help="default: what the path is usually asked with"
     )
     parser.add_argument("--json", action="store_true", help="the explanation as a JSON object, for scripts")
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(commands, "keys", "make, list and revoke the keys of clients", _keys)
+    parser.epilog = _KEYS_EPILOG
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for action, summary in (
+        ("new", "make a client's key: it is printed this once, and only its SHA-256 is kept"),
+        ("list", "list the clients: what they may use, their limits, when they end"),
+        ("revoke", "take a client out: its key is refused within two seconds"),
+    ):
+        one = _command(actions, action, summary, _keys)
+        one.epilog = _KEYS_EPILOG
+        if action != "list":
+            one.add_argument("name", metavar="NAME", type=_text, help="what the log and the metrics call it")
+        one.add_argument("--file", metavar="FILE", type=_text, help="the clients file")
+        _add_table(one)
 
 
 def _text(given: str) -> str:
@@ -230,6 +270,12 @@ def _summary(loaded: Loaded) -> str:
 
 def _counted(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _keys(options: argparse.Namespace) -> int:
+    from proxy.keys import run
+
+    return run(options)
 
 
 def _schema(_options: argparse.Namespace) -> int:
