@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", r
 _KEY = re.compile(r"[\x21-\x7e]+")
 _MAX_FILE = 64 * 1024
 _READABLE_BY_OTHERS = 0o044
+_STILL_S = 0.2
 _WRITABLE_BY_OTHERS = 0o022
 
 _Signature = tuple[int, int, int, int, int]
@@ -216,13 +218,17 @@ class SecretStore:
     def _remembered(self, path: Path, env: str | None, place: str) -> Secret | str:
         """The key, or the message of the error, for as long as the file stays as it is."""
         try:
-            signature = _signature(path.stat())
+            status = path.stat()
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
             return f"{place} cannot be read: {_reason(error)}"
+        signature = _signature(status)
         known = self._files.get((path, env))
         if known is not None and known[0] == signature:
+            return known[1]
+        if known is not None and isinstance(known[1], Secret) and _is_being_written(known[0], status):
+            # What it held is good for another moment.
             return known[1]
         found: Secret | str
         try:
@@ -252,6 +258,14 @@ def _read(path: Path, place: str, *, private: bool) -> tuple[bytes, _Signature]:
 
 def _signature(status: os.stat_result) -> _Signature:
     return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_mode, status.st_ctime_ns)
+
+
+def _is_being_written(before: _Signature, status: os.stat_result) -> bool:
+    """Whether it may be half of what it is to be: the same file, written to a moment ago.
+
+    Another file in its place was whole when it was put there.
+    """
+    return before[2] == status.st_ino and 0 <= time.time() - status.st_mtime < _STILL_S
 
 
 def _parse(data: bytes, name: str | None, place: str) -> Secret:

@@ -52,11 +52,19 @@ class Circuit:
 
     def __init__(self, options: Options, now: Callable[[], float]) -> None:
         self.options = options
+        self.host: str | None = None
+        """Of whom all this was learned."""
         self._now = now
         self._row = 0
         self._open_until: float | None = None
         self._openings = 0
         self._probe: Pass | None = None
+
+    def forget(self) -> None:
+        """It is another provider from now on; who was let through before tells nothing of it."""
+        self._row = 0
+        self._open_until = self._probe = None
+        self._openings += 1
 
     @property
     def state(self) -> State:
@@ -149,12 +157,16 @@ class Breaker:
 
     def __init__(self, options: Options, deps: Deps, *, now: Callable[[], float] = time.monotonic) -> None:
         self._options = options
+        self._host = deps.host
         self._longest_wait = deps.retry_after_max
         self.circuit = deps.states.keep(Circuit, deps.route, lambda: Circuit(options, now))
 
     def adopt(self) -> None:
-        """This table is in force: what was learned stays, what follows from it is as the table says."""
+        """This table is in force: what was learned stays, unless it was learned of another provider."""
         self.circuit.options = self._options
+        if self.circuit.host != self._host:
+            self.circuit.forget()
+            self.circuit.host = self._host
 
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `breaker_open` without asking anybody."""

@@ -16,7 +16,7 @@ from proxy.logs import Journal
 
 _AT_ONCE = 64
 """Accepted in one turn of the event loop; those that are served shall have theirs, too."""
-_PAUSE_S = 0.5
+_REST_S = 0.5
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM})
 """The client was gone before it was accepted, or a firewall had a word: Linux tells it here."""
@@ -32,20 +32,31 @@ class Acceptor:
         self._take = take
         self._journal = journal
         self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
-        self._open = False
+        self._rests: asyncio.TimerHandle | None = None
+        self._open = self._paused = False
 
     def start(self) -> None:
         """Accept from now on."""
-        self._open = True
+        self._open, self._paused = True, False
         self._loop.add_reader(self.listener.sock.fileno(), self._accept)
+
+    def pause(self) -> None:
+        """Accept no more for now: nobody could serve it, and the kernel's queue is the place to wait."""
+        if self._open:
+            self.stop()
+            self._paused = True
+
+    def go_on(self) -> None:
+        """Go on after `pause`."""
+        if self._paused:
+            self.start()
 
     def stop(self) -> None:
         """Accept no more; the socket stays open."""
-        self._open = False
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
+        self._open = self._paused = False
+        if self._rests is not None:
+            self._rests.cancel()
+            self._rests = None
         self._loop.remove_reader(self.listener.sock.fileno())
 
     def _accept(self) -> None:
@@ -70,4 +81,4 @@ class Acceptor:
         """Nothing can be opened just now; to try again at once would only turn in a circle."""
         self._loop.remove_reader(self.listener.sock.fileno())
         self._journal.error("cannot_accept", address=self.listener.name, reason=error.strerror)
-        self._pause = self._loop.call_later(_PAUSE_S, self.start)
+        self._rests = self._loop.call_later(_REST_S, self.start)

@@ -46,6 +46,8 @@ class Pages:
     async def _readiness(self, down: Downstream) -> None:
         if self._program.draining:
             _answer(down, 503, _JSON, b'{"status": "draining"}\n')
+        elif not self._program.served():
+            _answer(down, 503, _JSON, b'{"status": "no worker serves"}\n')
         else:
             _answer(down, 200, _JSON, b'{"status": "ready"}\n')
 

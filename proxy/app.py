@@ -10,7 +10,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from config.certificates import listener_context
@@ -60,6 +59,8 @@ class App:
         self, secrets: SecretStore, journal: Journal, *, left: Callable[[], object] = lambda: None
     ) -> None:
         self.metrics = Metrics()
+        self.served: Callable[[], bool] = lambda: True
+        """Whether somebody serves clients, here or in a worker."""
         self.others: Callable[[], Awaitable[Sequence[Report]]] = _nobody
         """What the workers report, where there are any."""
         self.timer: Timer = asyncio.get_running_loop()
@@ -77,19 +78,20 @@ class App:
         self._opening: set[asyncio.Task[None]] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
-        connections = {
+        self._counted: dict[Role, Connections] = {
             "client": Connections(None, self._gone),
             # Whoever asks how we are is not to be turned away because everybody is here.
             "admin": Connections(None),
         }
-        self.connections = connections["client"]
-        self._servers: dict[str, Server] = {
+        self.connections = self._counted["client"]
+        """Of clients, from being accepted on."""
+        self._servers: dict[Role, Server] = {
             role: Server(
                 Handler(self, admin=role == "admin"),
                 Shared(journal, counted, self._departures, self.metrics),
                 ClientTimeouts(),
             )
-            for role, counted in connections.items()
+            for role, counted in self._counted.items()
         }
 
     def compile(self, loaded: Loaded, files: Files) -> Compiled:
@@ -136,19 +138,27 @@ class App:
             self._quiet.set()
 
     def take(self, sock: socket.socket, role: Role, *, tls: bool) -> None:
-        """Serve a connection that was accepted."""
+        """Serve a connection that was accepted, unless there are as many as there may be."""
+        counted = self._counted[role]
+        if not counted.enter():
+            sock.close()
+            counted.leave()
+            return
         opening = asyncio.get_running_loop().create_task(self._open(sock, role, tls=tls))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
 
     async def _open(self, sock: socket.socket, role: Role, *, tls: bool) -> None:
         loop = asyncio.get_running_loop()
-        server = self._servers[role]
-        # A client that is gone before it said anything, or whose handshake failed (`handshakes` tells of it).
-        with suppress(OSError, TimeoutError):
-            if tls and self._tls is not None:
+        connection = self._servers[role]()
+        try:
+            if not tls:
+                await loop.connect_accepted_socket(lambda: connection, sock)
+            elif self._tls is None:
+                sock.close()  # never in the clear where TLS was promised
+            else:
                 await loop.connect_accepted_socket(
-                    server,
+                    lambda: connection,
                     sock,
                     ssl=self._tls,
                     # A handshake is the client's to finish, as a head is.
@@ -156,8 +166,11 @@ class App:
                     # To take the last bytes, which wait below TLS where nobody sees them.
                     ssl_shutdown_timeout=LAST_BYTES_WITHIN_MS / 1000,
                 )
-            else:
-                await loop.connect_accepted_socket(server, sock)
+        except (OSError, TimeoutError):
+            pass  # gone before it said anything; of a handshake that failed `handshakes` has told
+        finally:
+            if not connection.made:
+                self._counted[role].leave()
 
     def hand_over(self) -> None:
         """Another process takes what is new; what is asked on open connections is still answered."""

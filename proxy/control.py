@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from config.schema import ListenerTls
 from proxy.listeners import Role
 
 _LARGEST = 64 * 1024
@@ -26,11 +27,16 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Load(Struct, tag=True, frozen=True):
-    """Serve by the files that come with it, as a descriptor: at the start and after an edit."""
+    """Serve by the files that come with it, as a descriptor: at the start and after an edit.
 
+    `number` counts the tables; `tls` is what TLS listeners go on with where a table has none.
+    """
+
+    number: int
     path: str
     listen: str | None
     admin: str | None
+    tls: ListenerTls | None
 
 
 class Accepted(Struct, tag=True, frozen=True):
@@ -68,11 +74,13 @@ Order = Load | Accepted | Drain | Finish | Hurry | Ping | Ask
 
 
 class Ready(Struct, tag=True, frozen=True):
-    """The table is in force."""
+    """The table of that number is in force."""
+
+    number: int
 
 
 class Refused(Struct, tag=True, frozen=True):
-    """The table cannot be put in force."""
+    """The table cannot be put in force; the one before it, if there was one, stays."""
 
     reason: str
 
@@ -109,12 +117,18 @@ class Channel:
     """One end. `close` it in the loop that it was made in."""
 
     def __init__(
-        self, sock: socket.socket, heard: Callable[[bytes, int | None], None], lost: Callable[[], None]
+        self,
+        sock: socket.socket,
+        heard: Callable[[bytes, int | None], None],
+        lost: Callable[[], None],
+        cleared: Callable[[], object] = lambda: None,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._heard = heard
         self._lost = lost
+        self._cleared = cleared
+        """Called when nothing waits any more."""
         self._waiting: deque[Parcel] = deque()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._read)
@@ -149,6 +163,7 @@ class Channel:
             self._waiting.popleft()
         if not self._waiting:
             self._loop.remove_writer(self._sock.fileno())
+            self._cleared()
 
     def _read(self) -> None:
         while self._sock.fileno() >= 0:

@@ -31,6 +31,8 @@ class Listener:
     role: Role
     sock: socket.socket
     owned: Path | None = None
+    inherited: bool = False
+    """Whether another program had it before."""
 
     @property
     def name(self) -> str:

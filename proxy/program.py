@@ -14,11 +14,13 @@ import os
 import signal
 import socket
 from collections.abc import Sequence, Sized
+from dataclasses import replace
+from importlib import import_module
 
 from config.addresses import Address
 from config.files import Files
 from config.loader import Loaded
-from config.schema import Table
+from config.schema import Server
 from proxy import __version__
 from proxy.acceptor import Acceptor
 from proxy.activation import Passed, require, take_sockets
@@ -31,18 +33,23 @@ from proxy.reload import Reloads
 from proxy.source import Source
 from proxy.upgrade import CannotUpgrade, Inherited, start_anew
 
+_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+
 
 class Program:
     """Make it in a running loop; `loaded` is the table to begin with, without errors."""
 
     def __init__(self, source: Source, loaded: Loaded, journal: Journal) -> None:
+        assert loaded.table is not None, "one with errors is not served"
+        server = loaded.table.server
+        if any(address.kind == "tls" for address in server.listen):
+            # Those listeners stay until a restart, and so does what they need.
+            source = replace(source, tls=server.tls)
         self._loaded = loaded
         self._journal = journal
         self._app = App(source.secrets, journal)
-        workers = _number_of(loaded.table)
-        self._crew = Crew(workers, source, journal) if workers > 1 else None
-        if self._crew is not None:
-            self._app.others = self._crew.reports
+        workers = _number_of(server)
+        self._crew = self._made(Crew(workers, source, journal)) if workers > 1 else None
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []
         self._inherited = Inherited(os.environ)
@@ -50,6 +57,13 @@ class Program:
         self._told, self._hurry = asyncio.Event(), asyncio.Event()
         self._reload, self._upgrade = asyncio.Event(), asyncio.Event()
         self._signalled = self._taken_over = False
+
+    def _made(self, crew: Crew) -> Crew:
+        app = self._app
+        app.others, app.served = crew.reports, lambda: crew.serves
+        crew.full, crew.free = self._pause, self._go_on
+        crew.fell_behind = lambda: app.metrics.reloaded(success=False)
+        return crew
 
     async def run(self, files: Files) -> int:
         """Serve until told to stop; the exit code.
@@ -62,11 +76,12 @@ class Program:
             self._reloads.begin(self._loaded, files)
             self._bind()
             if self._crew is not None:
-                await self._crew.start()
-            self._start()
-            gc.collect()
-            gc.freeze()
-            await self._until_told()
+                await self._start_crew(self._crew)
+            if not self._told.is_set():
+                self._start()
+                gc.collect()
+                gc.freeze()
+                await self._until_told()
             clean = await self._drain()
         finally:
             self._close_listeners("client", "admin")
@@ -74,6 +89,8 @@ class Program:
                 await self._crew.stop()
             await self._app.stop()
             self._notifier.close()
+            # A signal in this last moment has nobody left to tell, and must not be what we died of.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)
         self._journal.info("stopped", clean=clean)
         return 0 if clean else 1
 
@@ -107,6 +124,20 @@ class Program:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         loop.add_signal_handler(signal.SIGUSR2, self._upgrade.set)
 
+    async def _start_crew(self, crew: Crew) -> None:
+        """Until it serves, or until somebody has us stop. Raises CannotStart."""
+        loop = asyncio.get_running_loop()
+        starting, told = loop.create_task(crew.start()), loop.create_task(self._told.wait())
+        try:
+            await asyncio.wait((starting, told), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait((starting,))
+        if not starting.cancelled():
+            starting.result()
+
     def _bind(self) -> None:
         server = self._app.table.server
         addresses: list[tuple[Address, Role]] = [
@@ -135,6 +166,16 @@ class Program:
         took_over = self._inherited.serve()
         self._journal.info("ready", version=__version__, routes=len(routes), took_over=took_over)
 
+    def _pause(self) -> None:
+        """Nobody could serve another client now."""
+        for acceptor in self._acceptors:
+            if acceptor.listener.role == "client":
+                acceptor.pause()
+
+    def _go_on(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.go_on()
+
     def _take(self, listener: Listener, sock: socket.socket) -> None:
         if self._crew is not None and listener.role == "client":
             self._crew.take(listener, sock)
@@ -146,6 +187,8 @@ class Program:
             tasks = (
                 group.create_task(self._reloads.run(self._reload)),
                 group.create_task(self._upgrade_when_told()),
+                # While it is still the code of this version: another may be installed before it is needed.
+                group.create_task(asyncio.to_thread(import_module, "proxy.exposition")),
             )
             await self._told.wait()
             for task in tasks:
@@ -189,7 +232,9 @@ class Program:
         for acceptor in tuple(self._acceptors):
             if acceptor.listener.role in roles:
                 acceptor.stop()
-                acceptor.listener.close(leave_file=self._taken_over)
+                listener = acceptor.listener
+                mine = self._inherited.served or not listener.inherited
+                listener.close(leave_file=self._taken_over or not mine)
                 self._acceptors.remove(acceptor)
 
 
@@ -207,7 +252,6 @@ def _status(routes: Sized) -> str:
     return f"serving {len(routes)} {'route' if len(routes) == 1 else 'routes'}"
 
 
-def _number_of(table: Table | None) -> int:
+def _number_of(server: Server) -> int:
     """Of processes that serve. "auto" is one for each core that we may use."""
-    workers = 1 if table is None else table.server.workers
-    return len(os.sched_getaffinity(0)) if workers == "auto" else workers
+    return len(os.sched_getaffinity(0)) if server.workers == "auto" else server.workers

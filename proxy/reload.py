@@ -15,10 +15,12 @@ from config.files import Files, Signature
 from config.loader import Loaded
 from proxy.logs import Journal, where
 from proxy.source import Source
+from proxy.threads import in_thread
 from proxy.watching import Watcher
 
 _TOLD_AT_MOST = 20
 """Problems of one edit that are written to the log; `tidegate check` tells of all."""
+_LOADED_WITHIN_S = 30.0
 _AT_START_ONLY = ("listen", "admin", "workers")
 
 
@@ -78,7 +80,10 @@ class Reloads:
         self._watcher.note(self._source.key_files(self._table))
         problem: str | None
         try:
-            problem = self._swap(await asyncio.to_thread(self._source.load, files), files)
+            loaded = await in_thread(lambda: self._source.load(files), _LOADED_WITHIN_S)
+            problem = self._swap(loaded, files)
+        except TimeoutError:
+            problem = f"it was not loaded within {_LOADED_WITHIN_S:g} s"
         except (UnusableCertificate, Unusable) as error:
             problem = str(error)
         except Exception as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import aiohttp.http_parser
 import uvloop
@@ -17,6 +20,14 @@ def allow_open_files() -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def close_all_but(kept: set[int]) -> None:
+    """What the event loop that started this process has left open in it: copies of its streams."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor > 2 and descriptor not in kept:
+            with suppress(OSError):  # of which one was the listing's own
+                os.close(descriptor)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:

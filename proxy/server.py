@@ -88,6 +88,7 @@ class ClientConnection(RequestHandler):
         "_taken",
         "_trailers",
         "_unread",
+        "made",
         "source",
     )
 
@@ -95,6 +96,8 @@ class ClientConnection(RequestHandler):
         super().__init__(
             server, loop=asyncio.get_running_loop(), keepalive_timeout=timeouts.keepalive, **_SETTINGS
         )
+        self.made = False
+        """Whether it has come to stand: from then on it leaves the count by itself."""
         self.source: ReplyBody | None = None
         """The body whose pieces are written here, while there is one."""
         self._journal = shared.journal
@@ -183,15 +186,13 @@ class ClientConnection(RequestHandler):
             self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept, unless there are as many as there may be."""
+        """It stands, after its handshake under TLS; it was counted when it was accepted."""
         super().connection_made(transport)
         if self.transport is not None:
             # Of their own, transports under TLS would hold eight times as much.
             self.transport.set_write_buffer_limits(high=_HIGH_WATER)
-        if self._connections.enter():
-            self._expect_head()
-        elif self.transport is not None:
-            self.transport.abort()
+        self.made = True
+        self._expect_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let whoever waits for the client wait no longer."""
@@ -313,7 +314,7 @@ class Server(web.Server):
         self.timeouts = timeouts
         """For connections from now on."""
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> ClientConnection:
         """A connection; unlike the original, a wrong setting is an error and not dropped."""
         return ClientConnection(self, self._shared, self.timeouts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from config.catalog import Unusable
@@ -14,12 +15,15 @@ from proxy.crew import CannotStart
 from proxy.listeners import CannotListen
 from proxy.logs import Journal
 from proxy.program import Program
-from proxy.runtime import allow_open_files, event_loop
+from proxy.runtime import allow_open_files, close_all_but, event_loop
 from proxy.source import Source
+from proxy.upgrade import descriptors
 
 
 def serve(source: Source, loaded: Loaded, files: Files) -> int:
     """Serve a table without errors, and what its files become, until told to stop; the exit code."""
+    if (ours := descriptors(os.environ)) is not None:
+        close_all_but(ours)
     journal = Journal()
     journal.take_over_stdlib()
     allow_open_files()

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import structs
+
 from config.files import Files
 from config.loader import Loaded, Overrides, load
-from config.schema import MiddlewareUse, Table
+from config.schema import ListenerTls, MiddlewareUse, Table
 from config.secrets import KeySource, SecretStore
 from middlewares.key import Source as Key
 from middlewares.registry import catalog
@@ -22,16 +24,23 @@ class Source:
     environ: Mapping[str, str]
     overrides: Overrides
     secrets: SecretStore
+    tls: ListenerTls | None = None
+    """What the TLS listeners that are open go on with, where an edit leaves it out."""
 
     def load(self, files: Files) -> Loaded:
         """Read and judge it; keys are left out, since a missing one stops its own route only."""
-        return load(
+        loaded = load(
             self.path,
             catalog(),
             environ=self.environ,
             overrides=self.overrides,
             files=files,
         )
+        table = loaded.table
+        if table is None or table.server.tls is not None or self.tls is None:
+            return loaded
+        server = structs.replace(table.server, tls=self.tls)
+        return structs.replace(loaded, table=structs.replace(table, server=server))
 
     def key_files(self, table: Table) -> dict[Path, list[tuple[str, KeySource]]]:
         """Every file that may hold a key, with the routes that it is for."""

@@ -51,6 +51,8 @@ class Observed(Protocol):
     metrics: Metrics
     draining: bool
     connections: Connections
+    served: Callable[[], bool]
+    """Whether somebody serves its clients."""
     others: Callable[[], Awaitable[Sequence[Report]]]
     """What other processes that serve for it report of themselves."""
 

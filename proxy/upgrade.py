@@ -47,6 +47,8 @@ class Inherited:
         text = environ.pop(_VARIABLE, None)
         given = _Inheritance([], -1) if text is None else msgspec.json.decode(text, type=_Inheritance)
         self._ready = given.ready
+        self.served = False
+        """Whether this program serves, so that what it inherited is its own."""
         self._sockets = [(one, socket.socket(fileno=one.descriptor)) for one in given.sockets]
         for _, sock in self._sockets:
             sock.set_inheritable(False)
@@ -60,19 +62,30 @@ class Inherited:
         ]
         self._sockets = [entry for entry in self._sockets if entry not in found]
         owned = Path(address.path) if address.kind == "unix" else None
-        return [Listener(address, role, sock, owned) for _, sock in found]
+        # Its file is the old program's until this one serves.
+        return [Listener(address, role, sock, owned, inherited=True) for _, sock in found]
 
     def serve(self) -> bool:
         """Tell the old program that we do. True if there is one."""
         for _, sock in self._sockets:
             sock.close()
         self._sockets = []
+        self.served = True
         if self._ready < 0:
             return False
         os.write(self._ready, _READY)
         os.close(self._ready)
         self._ready = -1
         return True
+
+
+def descriptors(environ: Mapping[str, str]) -> set[int] | None:
+    """Those that this process was started with on purpose, if another program started it."""
+    text = environ.get(_VARIABLE)
+    if text is None:
+        return None
+    given = msgspec.json.decode(text, type=_Inheritance)
+    return {given.ready, *(one.descriptor for one in given.sockets)}
 
 
 async def start_anew(listeners: Iterable[Listener], environ: Mapping[str, str]) -> int:
@@ -83,7 +96,10 @@ async def start_anew(listeners: Iterable[Listener], environ: Mapping[str, str]) 
     if os.getpid() == 1:
         raise CannotUpgrade("this is process 1, and with it the container would end")
     passed = [_Passed(str(one.address), one.role, one.sock.fileno()) for one in listeners]
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError as error:
+        raise CannotUpgrade(f"it cannot be started: {error.strerror}") from None
     with ExitStack() as undo:
         undo.callback(os.close, reading)
         with ExitStack() as ours:

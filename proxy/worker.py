@@ -7,6 +7,7 @@ they do nothing. When the supervisor dies, what is in flight is finished and not
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -25,12 +26,14 @@ from config.secrets import SecretStore
 from proxy import control
 from proxy.app import App
 from proxy.control import Channel
-from proxy.logs import Journal
-from proxy.runtime import event_loop
+from proxy.logs import Journal, where
+from proxy.runtime import close_all_but, event_loop
 from proxy.source import Source
 from proxy.status import report_of
+from proxy.threads import in_thread
 
 _LEFT_TOLD_EVERY_S = 0.05
+_LOADED_WITHIN_S = 30.0
 
 
 class Worker:
@@ -46,7 +49,7 @@ class Worker:
         self._app: App | None = None
         self._source: Source | None = None
         self._left = 0
-        self._gone = False
+        self._draining: control.Drain | None = None
 
     async def run(self) -> int:
         """Serve until told to finish; the exit code."""
@@ -68,15 +71,17 @@ class Worker:
     def _heard(self, data: bytes, descriptor: int | None) -> None:
         order: control.Order = msgspec.msgpack.decode(data, type=control.Order)
         match order:
+            case control.Accepted() | control.Load() if descriptor is None:
+                self._lost_descriptor(order)
             case control.Accepted(role, tls):
                 assert self._app is not None, "it is sent to those that are ready"
-                assert descriptor is not None, "it is the connection"
                 self._app.take(socket.socket(fileno=descriptor), role, tls=tls)
             case control.Load():
-                assert descriptor is not None, "it comes with its files"
+                assert descriptor is not None, "or it was lost"
                 self._spawn_load(order, read_files(descriptor))
-            case control.Drain(taken_over):
-                self._drain(taken_over=taken_over)
+            case control.Drain():
+                self._draining = order
+                self._drain()
             case control.Finish():
                 self._over.set()
             case control.Hurry():
@@ -88,10 +93,18 @@ class Worker:
                 for part in control.in_parts(number, self._report()):
                     self._channel.send(part)
 
-    def _drain(self, *, taken_over: bool) -> None:
-        if self._app is None:
-            self._over.set()
-        elif taken_over:
+    def _lost_descriptor(self, order: control.Accepted | control.Load) -> None:
+        """The kernel drops what would be one open file too many."""
+        if isinstance(order, control.Accepted):
+            self._journal.error("cannot_accept", reason=os.strerror(errno.EMFILE))
+            self._note_left()
+        else:
+            self._channel.send(control.Refused(os.strerror(errno.EMFILE)))
+
+    def _drain(self) -> None:
+        if self._app is None or self._draining is None:
+            return
+        if self._draining.taken_over:
             self._app.hand_over()
         else:
             self._app.draining = True
@@ -103,23 +116,32 @@ class Worker:
 
     async def _load(self, load: control.Load, contents: Mapping[str, bytes]) -> None:
         async with self._loading:  # one after the other: the last is to win
-            source = self._source = self._source or _source(load)
-            files = Files(source.secrets.base, contents)
-            loaded = await asyncio.to_thread(source.load, files)
-            if loaded.table is None:
-                self._channel.send(control.Refused("; ".join(str(problem) for problem in loaded.problems)))
-                return
-            app = self._app or App(source.secrets, self._journal, left=self._note_left)
             try:
-                app.adopt(app.compile(loaded, files))
-            except (UnusableCertificate, Unusable) as error:
+                await self._put_in_force(load, contents)
+            except (UnusableCertificate, Unusable, ValueError) as error:
                 self._channel.send(control.Refused(str(error)))
-                return
-            if self._app is None:
-                self._app = app
-                gc.collect()
-                gc.freeze()
-            self._channel.send(control.Ready())
+            except Exception as error:
+                # The last resort: what is served goes on, and the supervisor knows.
+                reason = f"{type(error).__name__} was not foreseen, {where(error)}"
+                self._channel.send(control.Refused(reason))
+            else:
+                self._channel.send(control.Ready(load.number))
+
+    async def _put_in_force(self, load: control.Load, contents: Mapping[str, bytes]) -> None:
+        source = _source(load, None if self._source is None else self._source.secrets)
+        files = Files(source.secrets.base, contents)
+        loaded = await in_thread(lambda: source.load(files), _LOADED_WITHIN_S)
+        if loaded.table is None:
+            raise ValueError("; ".join(str(problem) for problem in loaded.problems))
+        app = self._app or App(source.secrets, self._journal, left=self._note_left)
+        app.adopt(app.compile(loaded, files))
+        app.metrics.reloaded(success=True)
+        self._source = source
+        if self._app is None:
+            self._app = app
+            self._drain()
+            gc.collect()
+            gc.freeze()
 
     def _report(self) -> bytes:
         if self._app is None:
@@ -136,10 +158,10 @@ class Worker:
         self._channel.send(control.Left(left))
 
 
-def _source(load: control.Load) -> Source:
+def _source(load: control.Load, secrets: SecretStore | None) -> Source:
     path = Path(load.path)
     overrides = Overrides(listen=load.listen, admin=load.admin)
-    return Source(path, os.environ, overrides, SecretStore(os.environ, path.parent))
+    return Source(path, os.environ, overrides, secrets or SecretStore(os.environ, path.parent), load.tls)
 
 
 def read_files(descriptor: int) -> dict[str, bytes]:
@@ -153,6 +175,7 @@ def main(arguments: list[str]) -> int:
     """Be a worker; the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    close_all_but({int(arguments[0])})
     journal = Journal()
     journal.take_over_stdlib()
     sock = socket.socket(fileno=int(arguments[0]))

@@ -51,9 +51,9 @@ async def answer(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(body=await request.read())
 
 
-def connection(limit: int | None = None) -> tuple[ClientConnection, FakeTransport]:
+def connection() -> tuple[ClientConnection, FakeTransport]:
     journal = Journal(io.StringIO(), io.StringIO())
-    connections = Connections(limit)
+    connections = Connections(None)
     server = Server(
         answer, Shared(journal, connections, Departures(), Metrics()), ClientTimeouts(header=0.05)
     )
@@ -83,13 +83,6 @@ async def test_half_a_head_is_given_up_on_in_time() -> None:
     await asyncio.sleep(0.1)
 
     assert transport.written.startswith(b"HTTP/1.1 408 ")
-    assert transport.closed
-    made.connection_lost(None)
-
-
-async def test_one_connection_too_many_is_closed_and_makes_room_when_it_is_gone() -> None:
-    made, transport = connection(limit=0)
-
     assert transport.closed
     made.connection_lost(None)
 
