@@ -292,16 +292,18 @@ class _Turns:
             if chosen.digest is not None and reply.status < 400:
                 ring.wake(chosen.digest)
             return None
+        # First of all: the same key may stand in another place as well.
+        self._rest(chosen, reply)
         following = self._another()
         if following is None:
-            self._rest(chosen, reply)
             return None
         source = reply.body
         said = await read_failure(reply)
         if said is not None and blames_request(decode(said)):
+            if chosen.digest is not None:
+                ring.wake(chosen.digest)
             return None
         source.close()
-        self._rest(chosen, reply)
         if said is not None and (self._kept is None or _worth(reply) >= _worth(self._kept)):
             self._kept = reply
         return following

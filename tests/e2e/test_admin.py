@@ -142,6 +142,7 @@ async def test_the_status_tells_of_the_process_and_of_each_route(tmp_path: Path)
         "upstream": f"127.0.0.1:{port}",
         "explicit_only": False,
         "key": {"usable": True, "reason": None},
+        "keys": [{"source": "env BUSY_KEY", "usable": True, "resting_for_s": 0.0}],
         "clocks": {**connect_only, "first_byte": 60.0, "total": 90.0},
         "breaker": None,
         "slots": {"limit": 1, "in_use": 1, "queued": 1},
@@ -152,6 +153,7 @@ async def test_the_status_tells_of_the_process_and_of_each_route(tmp_path: Path)
         "upstream": "bare.example:8443",
         "explicit_only": True,
         "key": None,
+        "keys": [],
         "clocks": connect_only,
         "breaker": None,
         "slots": None,
@@ -201,6 +203,7 @@ async def test_what_was_interpolated_is_redacted(tmp_path: Path) -> None:
     assert secret["explicit_only"] == "[redacted]"
     assert secret["clocks"]["first_byte"] == 7.0
     assert secret["key"] == {"usable": False, "reason": "there is no usable key"}
+    assert secret["keys"] == [{"source": "[redacted]", "usable": False, "resting_for_s": 0.0}]
     assert routes_told["other"]["upstream"] == "open.example"
     assert routes_told["other"]["clocks"]["total"] == 417.0
     without_other = raw.replace(b"417.0", b"")
