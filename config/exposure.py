@@ -61,11 +61,7 @@ def _admin(site: Site, place: Place, address: Address) -> None:
 
 
 def _listener(site: Site, place: Place, address: Address) -> None:
-    advice = (
-        "add client_keys, or listen on 127.0.0.1"
-        if "client_keys" in site.catalog.entries
-        else "listen on 127.0.0.1, behind something that knows its clients"
-    )
+    advice = "add client_keys, or listen on 127.0.0.1"
     message = (
         f"whoever reaches {site.report.shown(place, str(address))} from another machine uses your providers: "
         f"{advice}"

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_table(check)
     check.add_argument("--strict", action="store_true", help="warnings count as errors")
     check.add_argument(
-        "--no-secrets", action="store_true", help="judge the table alone: no keys, certificates, limits"
+        "--no-secrets", action="store_true", help="judge the table alone: no keys, certificates, clients"
     )
     check.add_argument("--json", action="store_true", help="problems as a JSON list, for editors and CI")
     _add_explain(commands)

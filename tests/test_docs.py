@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from config.files import Files
 from config.loader import load
 from middlewares.faults import STATUS
 from middlewares.registry import BUILT_IN, PLANNED, catalog
@@ -33,7 +34,9 @@ def completed(text: str) -> str:
 
 
 # The tables of check.md are mistakes: tests/test_check_document.py has them told.
-SOUND = [block for block in blocks("yaml") if not block[0].startswith("check.md")]
+YAML = [block for block in blocks("yaml") if not block[0].startswith("check.md")]
+CLIENTS = [text for _, text in YAML if "\nclients:" in text]
+SOUND = [block for block in YAML if block[1] not in CLIENTS]
 
 
 @pytest.mark.parametrize(("place", "text"), [pytest.param(*block, id=block[0]) for block in SOUND])
@@ -48,6 +51,24 @@ def test_every_table_shown_is_valid(
 
     assert [str(problem) for problem in loaded.problems] == []
     assert loaded.ok
+
+
+def test_the_clients_file_that_is_shown_is_valid_and_is_listed_as_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text,) = CLIENTS
+    (table,) = [
+        table for place, table in SOUND if place.startswith("access.md") and table.startswith("version: 1")
+    ]
+    (tmp_path / "clients.yaml").write_text(text)
+    (tmp_path / "clients.yaml").chmod(0o600)
+    (tmp_path / "routes.yaml").write_text(table.replace("/etc/tidegate/clients.yaml", "clients.yaml"))
+    loaded = load(tmp_path / "routes.yaml", catalog(), environ={}, files=Files(tmp_path))
+    shown = [block for place, block in blocks("console") if place.startswith("access.md") and "list" in block]
+
+    assert [str(problem) for problem in loaded.problems] == []
+    assert main(["keys", "list", "-c", str(tmp_path / "routes.yaml")]) == 0
+    assert shown == ["$ tidegate keys list\n" + capsys.readouterr().out]
 
 
 def demo(folder: Path) -> Path:
