@@ -63,6 +63,11 @@ class Gate:
         self._steady = steady
         self._ahead = wall() - steady()
 
+    @property
+    def names(self) -> list[str]:
+        """Who is known."""
+        return [client.name for client in self._clients.values()]
+
     def find(self, presented: Sequence[str]) -> Client | None:
         """Whose key it is, of the keys that a request brings; several are one if they are the same."""
         first = presented[0] if presented else ""

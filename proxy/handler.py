@@ -124,6 +124,11 @@ class Serving:
         return self._account.route
 
     @property
+    def client(self) -> str | None:
+        """Who asks, where clients have keys."""
+        return self.record.client
+
+    @property
     def streams(self) -> bool:
         """Whether a stream was asked for, or a WebSocket."""
         return self._account.streams

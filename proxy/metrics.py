@@ -137,6 +137,10 @@ class Metrics:
         """How the exchanges of a route ended so far."""
         return {outcome: count for (name, outcome), count in self._outcomes.items() if name == route}
 
+    def outcomes_of(self, client: str) -> dict[str, int]:
+        """How the exchanges of a client ended so far, on all routes."""
+        return outcomes_of(self._requests, client)
+
     def snapshot(self, streams: Mapping[str, int], breakers: Mapping[str, State]) -> Snapshot:
         """All of it, with what is known elsewhere: streams in flight of every route, states of breakers.
 
@@ -158,6 +162,15 @@ class Metrics:
             reload_success=self.reload_success,
             reloaded_at=self.reloaded_at,
         )
+
+
+def outcomes_of(requests: Mapping[tuple[str, str, int, str], int], client: str) -> dict[str, int]:
+    """How many of the `requests` of a client ended how."""
+    found: dict[str, int] = {}
+    for (_, name, _, outcome), number in requests.items():
+        if name == client:
+            _add(found, outcome, number)
+    return found
 
 
 def merged(snapshots: Sequence[Snapshot]) -> Snapshot:

@@ -25,7 +25,7 @@ from middlewares.faults import Refusal
 from middlewares.key import Key
 from proxy import __version__
 from proxy.ladder import Route
-from proxy.metrics import BREAKER, Metrics, Snapshot
+from proxy.metrics import BREAKER, Metrics, Snapshot, outcomes_of
 from proxy.server import Connections
 from proxy.table import RouteTable
 
@@ -38,6 +38,9 @@ class InFlight(Protocol):
 
     @property
     def route(self) -> str: ...
+
+    @property
+    def client(self) -> str | None: ...
 
     @property
     def streams(self) -> bool: ...
@@ -105,6 +108,13 @@ class RouteStatus(Struct, frozen=True):
     requests: dict[str, int]
 
 
+class ClientStatus(Struct, frozen=True):
+    """One client of the clients file."""
+
+    in_flight: int
+    requests: dict[str, int]
+
+
 class ConfigStatus(Struct, frozen=True):
     """The table that is served."""
 
@@ -125,6 +135,7 @@ class Status(Struct, frozen=True):
     in_flight: int
     connections: int
     routes: dict[str, RouteStatus]
+    clients: dict[str, ClientStatus]
     workers: tuple[Status, ...] = ()
     """Each by itself, where there are several; the rest is then of all of them together."""
 
@@ -159,7 +170,17 @@ def status_of(program: Observed) -> Status:
         routes={
             name: _route(program, route, in_flight[name]) for name, route in program.table.routes.items()
         },
+        clients=_clients(program),
     )
+
+
+def _clients(program: Observed) -> dict[str, ClientStatus]:
+    gate = program.table.gate
+    in_flight = Counter(exchange.client for exchange in program.in_flight)
+    return {
+        name: ClientStatus(in_flight[name], program.metrics.outcomes_of(name))
+        for name in (() if gate is None else gate.names)
+    }
 
 
 def together(own: Status, reports: Sequence[Report]) -> Status:
@@ -176,8 +197,19 @@ def together(own: Status, reports: Sequence[Report]) -> Status:
             )
             for name, route in own.routes.items()
         },
+        clients={name: _client_together(name, workers, counted) for name in own.clients},
         workers=workers,
     )
+
+
+def _client_together(
+    name: str, workers: Sequence[Status], counted: Iterable[Mapping[tuple[str, str, int, str], int]]
+) -> ClientStatus:
+    outcomes: Counter[str] = Counter()
+    for requests in counted:
+        outcomes.update(outcomes_of(requests, name))
+    in_flight = sum(worker.clients[name].in_flight for worker in workers if name in worker.clients)
+    return ClientStatus(in_flight, dict(outcomes))
 
 
 def _added(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.clients import GATE, KEY, OTHER, bearer, client, clients_text, write_clients
-from tests.support.metrics import ADMIN, figures
+from tests.support.metrics import ADMIN, figures, status_of
 from tests.support.process import SERVE, Tidegate, write_table
 from tests.support.raw import RawClient, post
 from tests.support.realtime import handshake
@@ -312,10 +312,14 @@ async def test_the_log_and_the_metrics_call_a_client_by_its_name(tmp_path: Path)
         await ask(gate, CHAT, {"model": "nobody/x"}, bearer(OTHER))
         await ask(gate, CHAT, {"model": "up/x"}, bearer(WRONG))
         entries = await gate.wait_log(3)
-        told = await figures(gate)
+        told, status = await figures(gate), await status_of(gate)
 
     assert [entry["client"] for entry in entries] == ["ci@build-7", "cd", None]
     assert told.by("tidegate_requests_total", "client") == {"ci@build-7": 1, "cd": 1, "": 1}
+    assert status["clients"] == {
+        "ci@build-7": {"in_flight": 0, "requests": {"ok": 1}},
+        "cd": {"in_flight": 0, "requests": {"proxy_error": 1}},
+    }
 
 
 BROKEN = {
@@ -419,8 +423,10 @@ async def test_every_worker_knows_the_clients_and_takes_an_edit(tmp_path: Path) 
             while await everybody(OTHER) != {200}:  # workers load by themselves
                 pass
         after = await everybody(KEY)
+        status = await status_of(gate)
 
     assert (before, after) == ([{200}, {401}], {401})
+    assert list(status["clients"]) == ["cd"] and status["clients"]["cd"]["requests"]["ok"] >= 2
 
 
 async def test_two_keys_that_are_the_same_are_one(tmp_path: Path) -> None:
