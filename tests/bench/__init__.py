@@ -1,0 +1,1 @@
+"""What serving costs, measured: `make bench`. The method is in docs/performance.md."""

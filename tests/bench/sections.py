@@ -1,0 +1,308 @@
+"""What `make bench` measures, a section each: subjects side by side, round after round.
+
+Within a round the subjects follow each other at once, so that a busy moment of the machine is one of all
+of them, and each round has its own ratio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from tests.bench import windows
+from tests.bench.accounting import KIB, MIB, memory, resident
+from tests.bench.figures import Figure, Findings
+from tests.bench.payloads import event
+from tests.bench.subjects import FULL, Ground, Subject, Target, installed_peers, minimal, tidegate
+from tests.faithful.memory import forget_peak, peak
+from tests.operation.test_workers import sockets_of
+
+T = TypeVar("T")
+_US = "µs CPU"
+_TIDEGATE, _MINIMAL = "tidegate", "minimal relay"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of it: so many rounds, windows of so many seconds, and so many idle streams."""
+
+    rounds: int = 5
+    seconds: float = 1.5
+    idle_streams: int = 8000
+    counts: tuple[int, ...] = (1, 8, 64, 512, 4000)
+    bodies: tuple[int, ...] = (KIB, 16 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB)
+    chunks: tuple[int, ...] = (256, KIB, 4 * KIB, 16 * KIB, 64 * KIB)
+    chains: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    answers: int = 400
+    paced: float = 4.0
+
+
+QUICK = Plan(3, 0.4, 1000, (1, 64, 1000), (KIB, MIB, 16 * MIB), (256, 16 * KIB), (0, 6), 150, 1.0)
+
+
+@dataclass
+class Bench:
+    """A run: where it stands, how much it does, what it found, and whether the peers take part."""
+
+    ground: Ground
+    plan: Plan
+    findings: Findings = field(default_factory=Findings)
+    peers: bool = False
+
+    def subjects(self, stack: ExitStack, *, peers: bool = True, **more: object) -> list[Subject]:
+        """tidegate, the minimal relay and, where wanted, the peers, all running."""
+        made = [tidegate(self.ground), minimal(self.ground)]
+        if self.peers and peers:
+            made += installed_peers(self.ground)
+        return [stack.enter_context(subject) for subject in made]
+
+    def rounds(self, subjects: Sequence[T], measure: Callable[[T], windows.Cost]) -> list[list[windows.Cost]]:
+        """For each subject its measurements; who is first changes from round to round."""
+        found: dict[int, list[windows.Cost]] = {number: [] for number in range(len(subjects))}
+        for turn in range(self.plan.rounds):
+            for place in range(len(subjects)):
+                number = (turn + place) % len(subjects)
+                found[number].append(measure(subjects[number]))
+        return list(found.values())
+
+
+def startup(bench: Bench) -> None:
+    """From the beginning of the process to the first answer, and what it holds at rest."""
+    add = bench.findings.add
+    for make in (tidegate, minimal):
+        times, held = [], []
+        for _ in range(bench.plan.rounds):
+            with make(bench.ground) as subject:
+                windows.one_by_one(bench.ground.stage, subject, 20)
+                times.append(subject.started)
+                held.append(resident(subject.pids) / MIB)
+        took = add("start", "seconds to the first answer", subject.name, "s", times)
+        rests = add("start", "memory at rest, after 20 requests", subject.name, "MiB", held)
+        if make is tidegate:
+            bench.findings.aim("start to ready, seconds", took, 0.7)
+            bench.findings.aim("resident at rest, MiB", rests, 60)
+
+
+def requests(bench: Bench) -> None:
+    """1 KiB up and 1 KiB down, 32 at a time."""
+    stage, findings = bench.ground.stage, bench.findings
+    with ExitStack() as stack:
+        subjects = bench.subjects(stack)
+        found = bench.rounds(subjects, lambda one: windows.requests(stage, one, bench.plan.seconds))
+    what = "processor for each request, 32 at a time"
+    costs = [_costs(bench, "requests", what, *pair) for pair in zip(subjects, found, strict=True)]
+    for subject, cost in zip(subjects, found, strict=True):
+        findings.add("requests", "requests a second", subject.name, "/s", [one.rate for one in cost])
+    _ratios(bench, costs)
+    gain = findings.ratio(costs[1], costs[0])
+    findings.aim("requests: the minimal relay's processor time, in ours", gain, 2.5, at_least=True)
+
+
+def _costs(
+    bench: Bench, section: str, what: str, subject: Target, costs: Iterable[windows.Cost], at: float | None = None
+) -> Figure:
+    return bench.findings.add(section, what, subject.name, _US, [one.each_us for one in costs], at)
+
+
+def _ratios(bench: Bench, costs: Sequence[Figure]) -> None:
+    """Each as a part of the minimal relay's."""
+    for figure in costs:
+        if figure.subject != _MINIMAL:
+            bench.findings.ratio(figure, costs[1])
+
+
+def chain(bench: Bench) -> None:
+    """What each middleware adds: routes of one process, with none of them to all."""
+    stage = bench.ground.stage
+    whole = [*FULL, {"usage": {"include_usage": False}}]
+    routes = {f"c{number}": whole[:number] for number in bench.plan.chains}
+    with tidegate(bench.ground, routes=routes) as subject:
+        targets = [
+            Target(f"{number} middlewares", subject.port, f"c{number}/m", subject.path, subject.pids)
+            for number in bench.plan.chains
+        ]
+        found = bench.rounds(targets, lambda one: windows.requests(stage, one, bench.plan.seconds))
+    what = "processor for each request"
+    costs = [_costs(bench, "chain", what, *pair) for pair in zip(targets, found, strict=True)]
+    share = bench.findings.ratio(costs[-1], costs[0])
+    bench.findings.aim("the whole chain against none", share, 1.08)
+
+
+def bodies(bench: Bench) -> None:
+    """Requests of all sizes, 4 at a time; the answer has 1 KiB."""
+    stage = bench.ground.stage
+    with ExitStack() as stack:
+        subjects = bench.subjects(stack, peers=False)
+        for size in bench.plan.bodies:
+            _one_size(bench, subjects, size)
+    with tidegate(bench.ground) as subject:
+        windows.one_by_one(stage, subject, 20)
+        _copies(bench, subject)
+
+
+def _one_size(bench: Bench, subjects: Sequence[Subject], size: int) -> None:
+    def measure(one: Subject) -> windows.Cost:
+        return windows.requests(
+            bench.ground.stage, one, bench.plan.seconds, connections=4, size=size, warm=min(0.3, bench.plan.seconds)
+        )
+
+    found = bench.rounds(subjects, measure)
+    for pair in zip(subjects, found, strict=True):
+        _costs(bench, "bodies", "processor for each request, by the size of its body", *pair, at=size)
+
+
+def _copies(bench: Bench, subject: Subject) -> None:
+    """The most memory that one large request takes, as a multiple of it. Each of the first few is looked at."""
+    size, copies = bench.plan.bodies[-1], []
+    for _ in range(bench.plan.rounds):
+        before = resident(subject.pids)
+        forget_peak(subject.pids[0])
+        windows.large(bench.ground.stage, subject, size)
+        copies.append((peak(subject.pids[0]) - before) / size)
+    figure = bench.findings.add(
+        "bodies", "peak of memory, as so many copies of the body", subject.name, "copies", copies, at=size
+    )
+    bench.findings.aim("copies of a 16 MiB body", figure, 2)
+
+
+def streams(bench: Bench) -> None:
+    """Events of 256 bytes: each is read, sent and taken by itself."""
+    with ExitStack() as stack:
+        subjects = bench.subjects(stack)
+        found = bench.rounds(subjects, lambda one: _events(bench, one, 64, 256))
+        what = "processor for each event, 64 streams"
+        costs = [_costs(bench, "streams", what, *pair) for pair in zip(subjects, found, strict=True)]
+        _ratios(bench, costs)
+        share = bench.findings.ratio(costs[0], costs[1])
+        bench.findings.aim("streams: our processor time, in the minimal relay's", share, 0.65)
+        for count in bench.plan.counts:
+            found = bench.rounds(subjects[:2], lambda one, count=count: _events(bench, one, count, 256))
+            for pair in zip(subjects, found, strict=False):
+                _costs(bench, "streams", "processor for each event, by how many streams", *pair, at=count)
+        for size in bench.plan.chunks:
+            found = bench.rounds(subjects[:2], lambda one, size=size: _events(bench, one, 64, size))
+            for pair in zip(subjects, found, strict=False):
+                _costs(bench, "streams", "processor for each event, by its size, 64 streams", *pair, at=size)
+
+
+def _events(bench: Bench, subject: Subject, count: int, size: int) -> windows.Cost:
+    with windows.streams(bench.ground.stage, subject, count) as opened:
+        return windows.events(bench.ground.stage, subject, opened, bench.plan.seconds, event(size))
+
+
+def latency(bench: Bench) -> None:
+    """What is added to the way without a proxy, at a load that leaves everybody time."""
+    stage, plan = bench.ground.stage, bench.plan
+    direct = Target("direct", stage.port)
+    kinds: dict[str, Callable[[Target], windows.Latency]] = {
+        "request, one at a time": lambda one: windows.one_by_one(stage, one, plan.answers),
+        "first event of a stream, one at a time": lambda one: windows.first_tokens(stage, one, plan.answers),
+        "event, 100 streams, 1,000 events a second": lambda one: _paced(bench, one),
+    }
+    with ExitStack() as stack:
+        subjects: list[Target] = [direct, *bench.subjects(stack)]
+        for kind, measure in kinds.items():
+            found: dict[str, list[windows.Latency]] = {one.name: [] for one in subjects}
+            for _ in range(plan.rounds):
+                for one in subjects:
+                    found[one.name].append(measure(one))
+            _added(bench, kind, found)
+
+
+def _paced(bench: Bench, subject: Target) -> windows.Latency:
+    with windows.streams(bench.ground.stage, subject, 100) as opened:
+        return windows.paced(bench.ground.stage, opened, bench.plan.paced, 1000, event())
+
+
+def _added(bench: Bench, kind: str, found: dict[str, list[windows.Latency]]) -> None:
+    without = found.pop("direct")
+    p99: dict[str, Figure] = {}
+    for name, measured in found.items():
+        pairs = list(zip(measured, without, strict=True))
+        add = bench.findings.add
+        add("latency", f"added to a {kind}: p50", name, "ms", [one.p50 - none.p50 for one, none in pairs])
+        p99[name] = add(
+            "latency", f"added to a {kind}: p99", name, "ms", [one.p99 - none.p99 for one, none in pairs]
+        )
+    if kind.startswith("event") and "nginx" in p99:
+        share = bench.findings.ratio(p99[_TIDEGATE], p99["nginx"])
+        bench.findings.aim("p99 of what is added to an event, in nginx's", share, 1.5)
+
+
+def idle(bench: Bench) -> None:
+    """Streams on which nothing happens, and then something on all of them at once."""
+    findings, count = bench.findings, bench.plan.idle_streams
+    held: dict[str, list[float]] = {}
+    woken: dict[str, list[float]] = {}
+    for _ in range(max(1, bench.plan.rounds // 2)):
+        for make in (tidegate, minimal):
+            with make(bench.ground) as subject:
+                windows.one_by_one(bench.ground.stage, subject, 20)
+                before = memory(subject.pids)
+                with windows.streams(bench.ground.stage, subject, count) as opened:
+                    held.setdefault(subject.name, []).append((memory(subject.pids) - before) / count / KIB)
+                    for _ in range(3):
+                        latency, _cpu = windows.wake(bench.ground.stage, subject, opened, event())
+                        woken.setdefault(subject.name, []).append(latency.p99)
+    for name in held:
+        findings.add("idle", "memory for each idle stream", name, "KiB", held[name], at=count)
+    for name in held:
+        findings.add("idle", "p99 until a client has its event when all wake", name, "ms", woken[name], at=count)
+    (size,) = findings.find("idle", "memory for each idle stream", _TIDEGATE)
+    ours, theirs = (
+        findings.find("idle", "p99 until a client has its event when all wake", name)[0]
+        for name in (_TIDEGATE, _MINIMAL)
+    )
+    findings.aim(f"memory for each of {count:,} idle streams, KiB", size, 25)
+    findings.aim(f"p99 when {count:,} streams wake at once, ms", ours, 500)
+    findings.aim("the same, in the minimal relay's", findings.ratio(ours, theirs), 1)
+
+
+def workers(bench: Bench) -> None:
+    """Two workers on the same core as one: what it costs that there are two."""
+    stage = bench.ground.stage
+    with tidegate(bench.ground, name="1 worker") as one, tidegate(bench.ground, name="2 workers", workers=2) as two:
+        found = bench.rounds([one, two], lambda each: windows.requests(stage, each, bench.plan.seconds))
+        with windows.clients(stage, two, 400) as opened:
+            windows.each_once(stage, two, opened)
+            held = [sockets_of(pid, two.port) for pid in two.pids]
+    costs = [
+        _costs(bench, "workers", "processor for each request", *pair)
+        for pair in zip((one, two), found, strict=True)
+    ]
+    share = bench.findings.ratio(costs[1], costs[0])
+    most = bench.findings.add(
+        "workers", "of 400 connections, the worker with the most has", two.name, "%", [max(held) / sum(held) * 100]
+    )
+    bench.findings.aim("processor for each request with 2 workers, in that with 1", share, 1.1)
+    bench.findings.aim("of 400 connections the worker with the most has, %", most, 60)
+
+
+def ceiling(bench: Bench) -> None:
+    """Load and provider by themselves: no subject can be seen to be faster than this."""
+    stage = bench.ground.stage
+    direct = Target("no proxy", stage.port)
+    rounds = range(bench.plan.rounds)
+    rates = [windows.requests(stage, direct, bench.plan.seconds).rate for _ in rounds]
+    bench.findings.add("ceiling", "requests a second", direct.name, "/s", rates)
+    rates = []
+    for _ in rounds:
+        with windows.streams(stage, direct, 64) as opened:
+            rates.append(windows.events(stage, direct, opened, bench.plan.seconds, event()).rate)
+    bench.findings.add("ceiling", "events a second, 64 streams", direct.name, "/s", rates)
+
+
+SECTIONS: dict[str, Callable[[Bench], None]] = {
+    "ceiling": ceiling,
+    "start": startup,
+    "requests": requests,
+    "chain": chain,
+    "bodies": bodies,
+    "streams": streams,
+    "latency": latency,
+    "idle": idle,
+    "workers": workers,
+}

@@ -1,0 +1,261 @@
+"""One measurement each: a stretch of load on one subject, and what it cost.
+
+Every function opens its own connections, warms them up before it looks at the accounts, and closes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+
+from tests.bench.accounting import cpu_seconds
+from tests.bench.figures import percentile
+from tests.bench.payloads import STREAM_HEAD, answer, ending, event, request, stream_number
+from tests.bench.subjects import Target
+from tests.bench.traffic import Call, Client, Stage
+
+_OPENING_AT_ONCE = 64
+_SPIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`count` requests or events in `seconds`, for which the subject's processes ran `cpu` seconds."""
+
+    count: int
+    seconds: float
+    cpu: float
+
+    @property
+    def each_us(self) -> float:
+        """Microseconds of the processor for one."""
+        return self.cpu / self.count * 1e6
+
+    @property
+    def rate(self) -> float:
+        """How many a second."""
+        return self.count / self.seconds
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds."""
+
+    p50: float
+    p99: float
+
+    @staticmethod
+    def of(seconds: Sequence[float]) -> Latency:
+        return Latency(percentile(seconds, 0.5) * 1e3, percentile(seconds, 0.99) * 1e3)
+
+
+@contextmanager
+def clients(stage: Stage, subject: Target, number: int) -> Iterator[list[Client]]:
+    """Connections that are open for a while."""
+    opened = [Client(stage, subject.port) for _ in range(number)]
+    try:
+        yield opened
+    finally:
+        for client in opened:
+            client.close()
+
+
+def requests(
+    stage: Stage, subject: Target, seconds: float, *, connections: int = 32, size: int = 1024, warm: float = 0.3
+) -> Cost:
+    """Each connection asks again as soon as it has its answer: the subject is never without work."""
+    reply, ask = answer(), request(subject.path, subject.model, size)
+    stage.answer = lambda call, _last: call.send(reply)
+    counted = 0
+    under_way, running = connections, True
+
+    def done(client: Client) -> None:
+        nonlocal counted, under_way
+        counted += 1
+        if running:
+            client.ask(ask)
+        else:
+            under_way -= 1
+
+    with clients(stage, subject, connections) as opened:
+        for client in opened:
+            client.done = done
+            client.ask(ask)
+        turn_for(stage, warm)
+        counted = 0
+        began, ran = time.perf_counter(), cpu_seconds(subject.pids)
+        turn_for(stage, seconds)
+        cost = Cost(counted, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
+        running = False
+        stage.until(lambda: under_way == 0, "last answer on every connection")
+        return cost
+
+
+def turn_for(stage: Stage, seconds: float) -> None:
+    """Serve what happens for so long."""
+    until = time.perf_counter() + seconds
+    while (left := until - time.perf_counter()) > 0:
+        stage.turn(left)
+
+
+def one_by_one(stage: Stage, subject: Target, number: int) -> Latency:
+    """How long a request takes when there is no other; the provider answers at once."""
+    reply, ask = answer(), request(subject.path, subject.model)
+    stage.answer = lambda call, _last: call.send(reply)
+    times: list[float] = []
+    with clients(stage, subject, 1) as (client,):
+        client.done = lambda asking: times.append(time.perf_counter() - asking.sent)
+        for wanted in range(1, number + 1):
+            client.ask(ask)
+            _spin(stage, times, wanted)
+    return Latency.of(times[number // 10 :])
+
+
+def first_tokens(stage: Stage, subject: Target, number: int) -> Latency:
+    """From the request of a stream to its first event, when there is no other stream."""
+    ask = request(subject.path, subject.model, stream=True)
+    opening, last = STREAM_HEAD + event(), ending()
+
+    def begin(call: Call, _last: bytes) -> None:
+        call.send(opening)
+        called.append(call)
+
+    called: list[Call] = []
+    stage.answer = begin
+    times: list[float] = []
+    with clients(stage, subject, 1) as (client,):
+        client.moved = lambda asking: times.append(time.perf_counter() - asking.sent)
+        for wanted in range(1, number + 1):
+            client.ask(ask)
+            _spin(stage, times, wanted)
+            called.pop().send(last)
+            stage.until(lambda: client.answers == len(times), "end of a stream")
+    return Latency.of(times[number // 10 :])
+
+
+def _spin(stage: Stage, times: list[float], wanted: int) -> None:
+    """Wait for one more time without sleeping: to be woken would take a part of what is measured."""
+    by = time.perf_counter() + _SPIN_S
+    while len(times) < wanted and time.perf_counter() < by:
+        stage.turn(0)
+    stage.until(lambda: len(times) >= wanted, "answer")
+
+
+@contextmanager
+def streams(stage: Stage, subject: Target, number: int) -> Iterator[list[Client]]:
+    """Open streams, each with its first event; they are ended properly at the end of the context."""
+    opening, last = STREAM_HEAD + event(), ending()
+    opened: list[Client] = []
+
+    def begin(call: Call, request_end: bytes) -> None:
+        opened[stream_number(request_end)].call = call
+        call.send(opening)
+
+    stage.answer = begin
+    try:
+        while len(opened) < number:
+            upto = min(number, len(opened) + _OPENING_AT_ONCE)
+            for each in range(len(opened), upto):
+                opened.append(Client(stage, subject.port))
+                opened[each].ask(request(subject.path, subject.model, stream=True, number=each))
+            stage.until(lambda: all(client.events for client in opened[-_OPENING_AT_ONCE:]), "first event")
+        yield opened
+        for client in opened:
+            assert client.call is not None
+            client.call.send(last)
+        stage.until(lambda: all(client.answers for client in opened), "end of all streams")
+    finally:
+        for client in opened:
+            client.close()
+
+
+def events(stage: Stage, subject: Target, opened: Sequence[Client], seconds: float, frame: bytes) -> Cost:
+    """Each stream gets its next event as soon as the one before is through: each is read by itself."""
+    counted = under_way = 0
+    running = True
+
+    def moved(client: Client) -> None:
+        nonlocal counted, under_way
+        counted += 1
+        if running:
+            assert client.call is not None
+            client.call.send(frame)
+        else:
+            under_way -= 1
+
+    under_way = len(opened)
+    for client in opened:
+        client.moved = moved
+        assert client.call is not None
+        client.call.send(frame)
+    turn_for(stage, min(0.2, seconds / 4))
+    counted = 0
+    began, ran = time.perf_counter(), cpu_seconds(subject.pids)
+    turn_for(stage, seconds)
+    cost = Cost(counted, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
+    running = False
+    stage.until(lambda: under_way == 0, "last event of every stream")
+    return cost
+
+
+def paced(stage: Stage, opened: Sequence[Client], seconds: float, rate: float, frame: bytes) -> Latency:
+    """Events at a steady rate over all streams, and how long each takes from the provider to its client.
+
+    They are sent when they are due, whatever became of those before: a subject that stands still is not
+    spared.
+    """
+    times: list[float] = []
+
+    def moved(client: Client) -> None:
+        times.append(time.perf_counter() - client.due.popleft())
+
+    for client in opened:
+        client.moved = moved
+    turns = cycle(opened)
+    began = time.perf_counter()
+    for number in range(int(seconds * rate)):
+        due = began + number / rate
+        stage.turn(0)
+        while time.perf_counter() < due:
+            stage.turn(0)
+        client = next(turns)
+        client.due.append(time.perf_counter())
+        assert client.call is not None
+        client.call.send(frame)
+    stage.until(lambda: not any(client.due for client in opened), "the last events")
+    return Latency.of(times[len(times) // 10 :])
+
+
+def wake(stage: Stage, subject: Target, opened: Sequence[Client], frame: bytes) -> tuple[Latency, float]:
+    """All streams get an event at once: how long until each client has it, and its cost in µs for each."""
+    times: list[float] = []
+    began = 0.0
+    for client in opened:
+        client.moved = lambda _client: times.append(time.perf_counter() - began)
+    began, ran = time.perf_counter(), cpu_seconds(subject.pids)
+    for client in opened:
+        assert client.call is not None
+        client.call.send(frame)
+    stage.until(lambda: len(times) >= len(opened), "event of every stream")
+    return Latency.of(times), (cpu_seconds(subject.pids) - ran) / len(opened) * 1e6
+
+
+def large(stage: Stage, subject: Target, size: int) -> None:
+    """One request of that size, and its answer."""
+    reply = answer()
+    stage.answer = lambda call, _last: call.send(reply)
+    with clients(stage, subject, 1) as (client,):
+        client.ask(request(subject.path, subject.model, size))
+        stage.until(lambda: client.answers == 1, "answer to a large request")
+
+
+def each_once(stage: Stage, subject: Target, opened: Sequence[Client]) -> None:
+    """One request on each connection."""
+    reply, ask = answer(), request(subject.path, subject.model)
+    stage.answer = lambda call, _last: call.send(reply)
+    for client in opened:
+        client.ask(ask)
+    stage.until(lambda: all(client.answers for client in opened), "answer on every connection")
