@@ -11,6 +11,7 @@ CLIENTS := langchain litellm llm
 CLIENTS_NODE := tests/clients/node
 MODEL_PORT ?= 8090
 CHAOS_S ?= 60
+SOAK_S ?= $(or $(TIDEGATE_SOAK_S),600)
 CHAOS_SEED ?= $(shell date +%s)
 # Passed on to the program that the target runs: make run ARGS="--listen 127.0.0.1:9000", make test ARGS="-k sse".
 ARGS ?=
@@ -73,6 +74,18 @@ clients: install test-install clients-install ## run real clients, each in an en
 chaos: install test-install ## 60 s of random faults, 500 exchanges at a time; CHAOS_S=, CHAOS_SEED=
 	@TIDEGATE_CHAOS_S='$(CHAOS_S)' TIDEGATE_CHAOS_SEED='$(CHAOS_SEED)' $(BIN)/python -m pytest -q -s \
 		tests/e2e/test_chaos.py $(ARGS)
+
+.PHONY: bench
+bench: install test-install ## what serving costs, beside a minimal relay: 12 minutes; ARGS="--quick", ARGS="--only requests,streams"
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: install test-install ## the same with nginx, envoy and vllm-router, where they are on the PATH
+	@$(BIN)/python -m tests.bench --peers $(ARGS)
+
+.PHONY: soak
+soak: install test-install ## does memory stay where it is? 10 minutes of streams and requests; SOAK_S=
+	@TIDEGATE_SOAK_S='$(SOAK_S)' $(BIN)/python -m tests.bench.soak
 
 .PHONY: check
 check: check-static test ## all of it: format, lint, types, layers, tests

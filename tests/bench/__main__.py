@@ -51,11 +51,15 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="What serving costs, measured.")
     parser.add_argument("--quick", action="store_true", help="2 minutes instead of 15, with more noise")
-    parser.add_argument("--peers", action="store_true", help="also nginx, envoy and vllm-router, if they are on the PATH")
+    parser.add_argument(
+        "--peers", action="store_true", help="also nginx, envoy and vllm-router, if they are on the PATH"
+    )
     parser.add_argument(
         "--only", type=_sections, default=list(SECTIONS), metavar="A,B", help=f"of {', '.join(SECTIONS)}"
     )
-    parser.add_argument("--out", type=Path, default=ROOT / "build/bench", help="folder for bench.json and bench.svg")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build/bench", help="folder for bench.json and bench.svg"
+    )
     return parser.parse_args()
 
 
@@ -70,7 +74,9 @@ def _about(quick: bool, seconds: float, load: float) -> dict[str, Any]:
     commit = subprocess.run(
         ("git", "describe", "--always", "--dirty"), cwd=ROOT, capture_output=True, text=True, check=False
     )
-    libraries = {name: version(name) for name in ("aiohttp", "uvloop", "multidict", "yarl", "msgspec", "structlog")}
+    libraries = {
+        name: version(name) for name in ("aiohttp", "uvloop", "multidict", "yarl", "msgspec", "structlog")
+    }
     return {
         "tidegate": __version__,
         "commit": commit.stdout.strip(),

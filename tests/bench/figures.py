@@ -61,7 +61,13 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, section: str, what: str, subject: str, unit: str, samples: Iterable[float], at: float | None = None
+        self,
+        section: str,
+        what: str,
+        subject: str,
+        unit: str,
+        samples: Iterable[float],
+        at: float | None = None,
     ) -> Figure:
         figure = Figure(section, what, subject, unit, tuple(samples), at)
         self.figures.append(figure)
@@ -110,15 +116,13 @@ def shown(value: float) -> str:
 def table(findings: Findings) -> str:
     """At most 100 columns."""
     lines: list[str] = []
-    before = ("", "")
+    sections: dict[str, dict[str, list[Figure]]] = {}
     for figure in findings.figures:
-        heading = (figure.section, figure.what)
-        if heading[0] != before[0]:
-            lines += ["", f"{figure.section}".upper()]
-        if heading != before:
-            lines.append(f"  {figure.what}")
-        before = heading
-        lines.append(_row(figure))
+        sections.setdefault(figure.section, {}).setdefault(figure.what, []).append(figure)
+    for section, groups in sections.items():
+        lines += ["", section.upper()]
+        for what, figures in groups.items():
+            lines += [f"  {what}", *(_row(figure) for figure in figures)]
     if findings.aims:
         lines += ["", "AIMS"]
         lines += [_judged(aim) for aim in findings.aims]
@@ -129,8 +133,11 @@ def table(findings: Findings) -> str:
 def _row(figure: Figure) -> str:
     at = "" if figure.at is None else f"{figure.at:,.0f}"
     samples = f"n={len(figure.samples)}"
-    spread = f"±{figure.spread:.1%}" if len(figure.samples) > 1 else ""
-    return f"    {figure.subject:<34}{at:>12}{shown(figure.median):>12} {figure.unit:<10}{spread:>8}  {samples}"
+    digits = 0 if figure.spread >= 1 else 1
+    spread = f"±{figure.spread:.{digits}%}" if len(figure.samples) > 1 else ""
+    return (
+        f"    {figure.subject:<34}{at:>12}{shown(figure.median):>12} {figure.unit:<10}{spread:>8}  {samples}"
+    )
 
 
 def _judged(aim: Aim) -> str:

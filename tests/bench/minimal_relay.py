@@ -17,7 +17,9 @@ NOT_DOWN = {"Transfer-Encoding", "Connection", "Date"}
 
 async def main(port: int, upstream: str) -> None:
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
     ) as session:
 
         async def relay(request: web.Request) -> web.StreamResponse:

@@ -13,7 +13,8 @@ EVENT_END = b"~"
 LAST_CHUNK = b"0\r\n\r\n"
 HEALTHY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: application/json\r\n\r\n{}"
 STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 10:00:00 GMT\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 10:00:00 GMT\r\n"
+    b"Content-Type: text/event-stream; charset=utf-8\r\n"
     b"Cache-Control: no-cache\r\nX-Request-Id: req_0123456789abcdef\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 _SAID = "So it goes, on and on. "
@@ -37,7 +38,8 @@ def request(target: str, model: str, size: int = 1024, *, stream: bool = False, 
     assert len(data) == size, "too small for a chat"
     head = (
         f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\nAccept-Encoding: gzip\r\n"
-        f"User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.54.0\r\n"
+        f"User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\n"
+        f"X-Stainless-Package-Version: 3.54.0\r\n"
         f"X-Stainless-Runtime: CPython\r\nX-Stainless-Retry-Count: 0\r\nAuthorization: Bearer unused\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
@@ -77,7 +79,7 @@ def answer(size: int = 1024) -> bytes:
 
 
 def event(size: int = 256) -> bytes:
-    """An event of a stream in a chunk of its own, about `size` bytes of it, with one `EVENT_END` near its end."""
+    """An event of a stream, in a chunk of its own of about `size` bytes; one `EVENT_END` is near its end."""
     value = {
         "id": "chatcmpl-0123456789",
         "object": "chat.completion.chunk",
@@ -87,7 +89,11 @@ def event(size: int = 256) -> bytes:
     }
     spare = max(0, size - len(_compact(value)) - len("data: \n\n") - 1)
     value["choices"] = [
-        {"index": 0, "delta": {"content": (_SAID * (spare // len(_SAID) + 1))[:spare] + "~"}, "finish_reason": None}
+        {
+            "index": 0,
+            "delta": {"content": (_SAID * (spare // len(_SAID) + 1))[:spare] + "~"},
+            "finish_reason": None,
+        }
     ]
     return _chunk(b"data: " + _compact(value) + b"\n\n")
 

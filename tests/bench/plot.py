@@ -56,7 +56,8 @@ def _bars(figures: Sequence[Figure]) -> str:
         colour = _COLOURS[number % len(_COLOURS)]
         middle = y + step / 2 + 4
         parts.append(
-            f'<text x="{label - 6}" y="{middle:.1f}" {_TEXT} text-anchor="end">{escape(figure.subject)}</text>'
+            f'<text x="{label - 6}" y="{middle:.1f}" {_TEXT} text-anchor="end">'
+            f"{escape(figure.subject)}</text>"
             f'<rect x="{label}" y="{y + 2:.1f}" width="{length:.1f}" height="{max(2, step - 6):.1f}" '
             f'fill="{colour}"/>'
             f'<text x="{label + length + 5:.1f}" y="{middle:.1f}" {_TEXT}>{shown(figure.median)} '
@@ -70,16 +71,17 @@ def _lines(series: dict[str, list[Figure]]) -> str:
     every = [figure for line in series.values() for figure in line]
     across = _Axis([figure.at or 1.0 for figure in every], _LEFT, _WIDTH - _RIGHT)
     up = _Axis([figure.median for figure in every], _HEIGHT - _BOTTOM, _TOP)
-    parts = [
-        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _RIGHT - _LEFT}" '
-        f'height="{_HEIGHT - _TOP - _BOTTOM}" fill="none" stroke="#999"/>'
-    ]
+    width, height = _WIDTH - _RIGHT - _LEFT, _HEIGHT - _TOP - _BOTTOM
+    frame = f'<rect x="{_LEFT}" y="{_TOP}" width="{width}" height="{height}" fill="none" stroke="#999"/>'
+    parts = [frame]
     for at in sorted({figure.at or 1.0 for figure in every}):
         parts.append(
             f'<text x="{across(at):.1f}" y="{_HEIGHT - 12}" {_TEXT} text-anchor="middle">{_short(at)}</text>'
         )
     for value in (up.low, up.high):
-        parts.append(f'<text x="{_LEFT - 5}" y="{up(value) + 4:.1f}" {_TEXT} text-anchor="end">{shown(value)}</text>')
+        parts.append(
+            f'<text x="{_LEFT - 5}" y="{up(value) + 4:.1f}" {_TEXT} text-anchor="end">{shown(value)}</text>'
+        )
     for number, (subject, line) in enumerate(series.items()):
         colour = _COLOURS[number % len(_COLOURS)]
         points = [(across(figure.at or 1.0), up(figure.median)) for figure in line]
@@ -87,7 +89,9 @@ def _lines(series: dict[str, list[Figure]]) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         x, y = points[-1]
-        parts.append(f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" {_TEXT} fill="{colour}">{escape(subject)}</text>')
+        parts.append(
+            f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" {_TEXT} fill="{colour}">{escape(subject)}</text>'
+        )
     return "".join(parts)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 from tests.bench import windows
@@ -18,29 +18,42 @@ from tests.bench.figures import Figure, Findings
 from tests.bench.payloads import event
 from tests.bench.subjects import FULL, Ground, Subject, Target, installed_peers, minimal, tidegate
 from tests.faithful.memory import forget_peak, peak
-from tests.operation.test_workers import sockets_of
+from tests.operation.crowd import sockets_of
 
-T = TypeVar("T")
+S = TypeVar("S")
+M = TypeVar("M")
 _US = "µs CPU"
 _TIDEGATE, _MINIMAL = "tidegate", "minimal relay"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of it: so many rounds, windows of so many seconds, and so many idle streams."""
+    """How much of it: so many rounds, fewer for each point of a series, windows of so many seconds."""
 
-    rounds: int = 5
-    seconds: float = 1.5
+    rounds: int = 15
+    points: int = 7
+    seconds: float = 0.5
     idle_streams: int = 8000
     counts: tuple[int, ...] = (1, 8, 64, 512, 4000)
     bodies: tuple[int, ...] = (KIB, 16 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB)
     chunks: tuple[int, ...] = (256, KIB, 4 * KIB, 16 * KIB, 64 * KIB)
     chains: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
     answers: int = 400
-    paced: float = 4.0
+    paced: float = 2.0
 
 
-QUICK = Plan(3, 0.4, 1000, (1, 64, 1000), (KIB, MIB, 16 * MIB), (256, 16 * KIB), (0, 6), 150, 1.0)
+QUICK = Plan(
+    rounds=5,
+    points=3,
+    seconds=0.3,
+    idle_streams=1000,
+    counts=(1, 64, 1000),
+    bodies=(KIB, MIB, 16 * MIB),
+    chunks=(256, 16 * KIB),
+    chains=(0, 6),
+    answers=150,
+    paced=1.0,
+)
 
 
 @dataclass
@@ -59,28 +72,30 @@ class Bench:
             made += installed_peers(self.ground)
         return [stack.enter_context(subject) for subject in made]
 
-    def rounds(self, subjects: Sequence[T], measure: Callable[[T], windows.Cost]) -> list[list[windows.Cost]]:
+    def rounds(
+        self, subjects: Sequence[S], measure: Callable[[S], M], number: int | None = None
+    ) -> list[list[M]]:
         """For each subject its measurements; who is first changes from round to round."""
-        found: dict[int, list[windows.Cost]] = {number: [] for number in range(len(subjects))}
-        for turn in range(self.plan.rounds):
+        found: list[list[M]] = [[] for _ in subjects]
+        for turn in range(self.plan.rounds if number is None else number):
             for place in range(len(subjects)):
-                number = (turn + place) % len(subjects)
-                found[number].append(measure(subjects[number]))
-        return list(found.values())
+                which = (turn + place) % len(subjects)
+                found[which].append(measure(subjects[which]))
+        return found
 
 
 def startup(bench: Bench) -> None:
     """From the beginning of the process to the first answer, and what it holds at rest."""
     add = bench.findings.add
-    for make in (tidegate, minimal):
+    for name, make in ((_TIDEGATE, tidegate), (_MINIMAL, minimal)):
         times, held = [], []
-        for _ in range(bench.plan.rounds):
+        for _ in range(bench.plan.points):
             with make(bench.ground) as subject:
                 windows.one_by_one(bench.ground.stage, subject, 20)
                 times.append(subject.started)
                 held.append(resident(subject.pids) / MIB)
-        took = add("start", "seconds to the first answer", subject.name, "s", times)
-        rests = add("start", "memory at rest, after 20 requests", subject.name, "MiB", held)
+        took = add("start", "seconds to the first answer", name, "s", times)
+        rests = add("start", "memory at rest, after 20 requests", name, "MiB", held)
         if make is tidegate:
             bench.findings.aim("start to ready, seconds", took, 0.7)
             bench.findings.aim("resident at rest, MiB", rests, 60)
@@ -102,16 +117,22 @@ def requests(bench: Bench) -> None:
 
 
 def _costs(
-    bench: Bench, section: str, what: str, subject: Target, costs: Iterable[windows.Cost], at: float | None = None
+    bench: Bench,
+    section: str,
+    what: str,
+    subject: Target,
+    costs: Iterable[windows.Cost],
+    at: float | None = None,
 ) -> Figure:
     return bench.findings.add(section, what, subject.name, _US, [one.each_us for one in costs], at)
 
 
-def _ratios(bench: Bench, costs: Sequence[Figure]) -> None:
-    """Each as a part of the minimal relay's."""
-    for figure in costs:
-        if figure.subject != _MINIMAL:
-            bench.findings.ratio(figure, costs[1])
+def _ratios(bench: Bench, costs: Sequence[Figure]) -> Figure:
+    """Each as a part of the minimal relay's, which is the second; ours is given back."""
+    ours, relay, *others = costs
+    for figure in others:
+        bench.findings.ratio(figure, relay)
+    return bench.findings.ratio(ours, relay)
 
 
 def chain(bench: Bench) -> None:
@@ -145,19 +166,17 @@ def bodies(bench: Bench) -> None:
 
 def _one_size(bench: Bench, subjects: Sequence[Subject], size: int) -> None:
     def measure(one: Subject) -> windows.Cost:
-        return windows.requests(
-            bench.ground.stage, one, bench.plan.seconds, connections=4, size=size, warm=min(0.3, bench.plan.seconds)
-        )
+        return windows.requests(bench.ground.stage, one, bench.plan.seconds, connections=4, size=size)
 
-    found = bench.rounds(subjects, measure)
+    found = bench.rounds(subjects, measure, bench.plan.points)
     for pair in zip(subjects, found, strict=True):
         _costs(bench, "bodies", "processor for each request, by the size of its body", *pair, at=size)
 
 
 def _copies(bench: Bench, subject: Subject) -> None:
-    """The most memory that one large request takes, as a multiple of it. Each of the first few is looked at."""
+    """The most memory that one large request takes, in so many of it; each of the first few is looked at."""
     size, copies = bench.plan.bodies[-1], []
-    for _ in range(bench.plan.rounds):
+    for _ in range(bench.plan.points):
         before = resident(subject.pids)
         forget_peak(subject.pids[0])
         windows.large(bench.ground.stage, subject, size)
@@ -170,20 +189,20 @@ def _copies(bench: Bench, subject: Subject) -> None:
 
 def streams(bench: Bench) -> None:
     """Events of 256 bytes: each is read, sent and taken by itself."""
+    plan = bench.plan
     with ExitStack() as stack:
         subjects = bench.subjects(stack)
         found = bench.rounds(subjects, lambda one: _events(bench, one, 64, 256))
         what = "processor for each event, 64 streams"
         costs = [_costs(bench, "streams", what, *pair) for pair in zip(subjects, found, strict=True)]
-        _ratios(bench, costs)
-        share = bench.findings.ratio(costs[0], costs[1])
+        share = _ratios(bench, costs)
         bench.findings.aim("streams: our processor time, in the minimal relay's", share, 0.65)
-        for count in bench.plan.counts:
-            found = bench.rounds(subjects[:2], lambda one, count=count: _events(bench, one, count, 256))
+        for count in plan.counts:
+            found = bench.rounds(subjects[:2], partial(_events, bench, count=count, size=256), plan.points)
             for pair in zip(subjects, found, strict=False):
                 _costs(bench, "streams", "processor for each event, by how many streams", *pair, at=count)
-        for size in bench.plan.chunks:
-            found = bench.rounds(subjects[:2], lambda one, size=size: _events(bench, one, 64, size))
+        for size in plan.chunks:
+            found = bench.rounds(subjects[:2], partial(_events, bench, count=64, size=size), plan.points)
             for pair in zip(subjects, found, strict=False):
                 _costs(bench, "streams", "processor for each event, by its size, 64 streams", *pair, at=size)
 
@@ -196,40 +215,46 @@ def _events(bench: Bench, subject: Subject, count: int, size: int) -> windows.Co
 def latency(bench: Bench) -> None:
     """What is added to the way without a proxy, at a load that leaves everybody time."""
     stage, plan = bench.ground.stage, bench.plan
-    direct = Target("direct", stage.port)
     kinds: dict[str, Callable[[Target], windows.Latency]] = {
-        "request, one at a time": lambda one: windows.one_by_one(stage, one, plan.answers),
-        "first event of a stream, one at a time": lambda one: windows.first_tokens(stage, one, plan.answers),
-        "event, 100 streams, 1,000 events a second": lambda one: _paced(bench, one),
+        "a request, one at a time": lambda one: windows.one_by_one(stage, one, plan.answers),
+        "the first event of a stream, one at a time": lambda one: windows.first_tokens(
+            stage, one, plan.answers
+        ),
     }
     with ExitStack() as stack:
-        subjects: list[Target] = [direct, *bench.subjects(stack)]
+        subjects = [Target("direct", stage.port), *bench.subjects(stack)]
         for kind, measure in kinds.items():
-            found: dict[str, list[windows.Latency]] = {one.name: [] for one in subjects}
-            for _ in range(plan.rounds):
-                for one in subjects:
-                    found[one.name].append(measure(one))
-            _added(bench, kind, found)
-
-
-def _paced(bench: Bench, subject: Target) -> windows.Latency:
-    with windows.streams(bench.ground.stage, subject, 100) as opened:
-        return windows.paced(bench.ground.stage, opened, bench.plan.paced, 1000, event())
-
-
-def _added(bench: Bench, kind: str, found: dict[str, list[windows.Latency]]) -> None:
-    without = found.pop("direct")
-    p99: dict[str, Figure] = {}
-    for name, measured in found.items():
-        pairs = list(zip(measured, without, strict=True))
-        add = bench.findings.add
-        add("latency", f"added to a {kind}: p50", name, "ms", [one.p50 - none.p50 for one, none in pairs])
-        p99[name] = add(
-            "latency", f"added to a {kind}: p99", name, "ms", [one.p99 - none.p99 for one, none in pairs]
-        )
-    if kind.startswith("event") and "nginx" in p99:
+            _added(bench, kind, subjects, bench.rounds(subjects, measure, plan.points))
+        found = bench.rounds(subjects, lambda one: _paced(bench, one))
+    times = [[latency for latency, _ in measured] for measured in found]
+    p99 = _added(bench, "an event, 1,000 a second on 100 streams", subjects, times)
+    what = "processor for each event, 1,000 a second on 100 streams"
+    costs = [
+        _costs(bench, "latency", what, subject, [cost for _, cost in measured])
+        for subject, measured in list(zip(subjects, found, strict=True))[1:]
+    ]
+    _ratios(bench, costs)
+    if "nginx" in p99:
         share = bench.findings.ratio(p99[_TIDEGATE], p99["nginx"])
         bench.findings.aim("p99 of what is added to an event, in nginx's", share, 1.5)
+
+
+def _paced(bench: Bench, subject: Target) -> tuple[windows.Latency, windows.Cost]:
+    with windows.streams(bench.ground.stage, subject, 100) as opened:
+        return windows.paced(bench.ground.stage, subject, opened, bench.plan.paced, event())
+
+
+def _added(
+    bench: Bench, kind: str, subjects: Sequence[Target], found: Sequence[Sequence[windows.Latency]]
+) -> dict[str, Figure]:
+    """The p99 of each subject; the first subject is no proxy, and is taken off the others."""
+    without, p99 = found[0], {}
+    for subject, measured in zip(subjects[1:], found[1:], strict=True):
+        pairs = list(zip(measured, without, strict=True))
+        what, name, add = f"added to {kind}", subject.name, bench.findings.add
+        add("latency", f"{what}: p50", name, "ms", [one.p50 - none.p50 for one, none in pairs])
+        p99[name] = add("latency", f"{what}: p99", name, "ms", [one.p99 - none.p99 for one, none in pairs])
+    return p99
 
 
 def idle(bench: Bench) -> None:
@@ -237,7 +262,7 @@ def idle(bench: Bench) -> None:
     findings, count = bench.findings, bench.plan.idle_streams
     held: dict[str, list[float]] = {}
     woken: dict[str, list[float]] = {}
-    for _ in range(max(1, bench.plan.rounds // 2)):
+    for _ in range((bench.plan.points + 1) // 2):
         for make in (tidegate, minimal):
             with make(bench.ground) as subject:
                 windows.one_by_one(bench.ground.stage, subject, 20)
@@ -247,10 +272,12 @@ def idle(bench: Bench) -> None:
                     for _ in range(3):
                         latency, _cpu = windows.wake(bench.ground.stage, subject, opened, event())
                         woken.setdefault(subject.name, []).append(latency.p99)
+    for name, sizes in held.items():
+        findings.add("idle", "memory for each idle stream", name, "KiB", sizes, at=count)
     for name in held:
-        findings.add("idle", "memory for each idle stream", name, "KiB", held[name], at=count)
-    for name in held:
-        findings.add("idle", "p99 until a client has its event when all wake", name, "ms", woken[name], at=count)
+        findings.add(
+            "idle", "p99 until a client has its event when all wake", name, "ms", woken[name], at=count
+        )
     (size,) = findings.find("idle", "memory for each idle stream", _TIDEGATE)
     ours, theirs = (
         findings.find("idle", "p99 until a client has its event when all wake", name)[0]
@@ -264,7 +291,10 @@ def idle(bench: Bench) -> None:
 def workers(bench: Bench) -> None:
     """Two workers on the same core as one: what it costs that there are two."""
     stage = bench.ground.stage
-    with tidegate(bench.ground, name="1 worker") as one, tidegate(bench.ground, name="2 workers", workers=2) as two:
+    with (
+        tidegate(bench.ground, name="1 worker") as one,
+        tidegate(bench.ground, name="2 workers", workers=2) as two,
+    ):
         found = bench.rounds([one, two], lambda each: windows.requests(stage, each, bench.plan.seconds))
         with windows.clients(stage, two, 400) as opened:
             windows.each_once(stage, two, opened)
@@ -275,7 +305,11 @@ def workers(bench: Bench) -> None:
     ]
     share = bench.findings.ratio(costs[1], costs[0])
     most = bench.findings.add(
-        "workers", "of 400 connections, the worker with the most has", two.name, "%", [max(held) / sum(held) * 100]
+        "workers",
+        "of 400 connections, the worker with the most has",
+        two.name,
+        "%",
+        [max(held) / sum(held) * 100],
     )
     bench.findings.aim("processor for each request with 2 workers, in that with 1", share, 1.1)
     bench.findings.aim("of 400 connections the worker with the most has, %", most, 60)

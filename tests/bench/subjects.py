@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -95,19 +95,28 @@ class Subject(Target):
         super().__init__(name, port, model)
         self.started = 0.0
         self._command = command
-        self._env = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ground.folder), **(env or {})}
+        self._env = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "PYTHONPATH": str(ground.folder),
+            **(env or {}),
+        }
         self._output = ground.folder / f"{name}.{port}.log"
         self._ground = ground
         self._probe = probe
 
     def __enter__(self) -> Self:
-        with self._output.open("wb") as output:
+        with self._output.open("ab") as output:
             own = os.sched_getaffinity(0)
             began = time.perf_counter()
             os.sched_setaffinity(0, {self._ground.cores.subject})  # it inherits that
             try:
                 self._process = subprocess.Popen(
-                    self._command, cwd=ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                    self._command,
+                    cwd=ROOT,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
                 )
             finally:
                 os.sched_setaffinity(0, own)
@@ -131,6 +140,10 @@ class Subject(Target):
     def said(self) -> str:
         """The end of its output."""
         return self._output.read_text(errors="replace")[-2000:]
+
+    def forget_output(self) -> None:
+        """Let what it said so far take no room."""
+        os.truncate(self._output, 0)
 
     def _await_answer(self, began: float) -> None:
         while not self._answers():
@@ -169,7 +182,7 @@ def tidegate(
     ground: Ground,
     *,
     name: str = "tidegate",
-    routes: dict[str, Sequence[Any]] | None = None,
+    routes: Mapping[str, Sequence[Any]] | None = None,
     env: dict[str, str] | None = None,
     **server: Any,
 ) -> Subject:

@@ -8,7 +8,6 @@ figure about failures would mean nothing.
 
 from __future__ import annotations
 
-import selectors
 import socket
 import struct
 import time
@@ -16,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from select import EPOLLIN, EPOLLOUT, epoll
 
-from tests.bench.payloads import EVENT_END, HEALTHY, LAST_CHUNK, STREAM_HEAD
+from tests.bench.payloads import EVENT_END, HEALTHY, LAST_CHUNK
 
 _AT_ONCE = 1 << 18
 _BACKLOG = 4096
@@ -154,8 +153,7 @@ class Client(Connection):
     __slots__ = ("answers", "call", "done", "due", "events", "moved", "sent")
 
     def __init__(self, stage: Stage, port: int) -> None:
-        sock = socket.socket()
-        sock.connect(("127.0.0.1", port))
+        sock = socket.create_connection(("127.0.0.1", port))
         super().__init__(stage, sock)
         self.answers = 0
         self.events = 0
@@ -204,7 +202,7 @@ class Stage:
         self.poll = epoll()
         self.answer: Callable[[Call, bytes], None] = _unanswered
         self._happens: dict[int, Callable[[int], None]] = {}
-        self._calls: set[Call] = set()
+        self._open: dict[int, socket.socket] = {}
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
@@ -217,11 +215,12 @@ class Stage:
     def watch(self, sock: socket.socket, happens: Callable[[int], None]) -> None:
         """Call `happens` with the events of that socket."""
         self._happens[sock.fileno()] = happens
+        self._open[sock.fileno()] = sock
         self.poll.register(sock.fileno(), EPOLLIN)
 
     def forget(self, sock: socket.socket) -> None:
         """Look at it no more."""
-        del self._happens[sock.fileno()]
+        del self._happens[sock.fileno()], self._open[sock.fileno()]
         self.poll.unregister(sock.fileno())
 
     def _accept(self, _events: int) -> None:
@@ -251,8 +250,8 @@ class Stage:
 
     def close(self) -> None:
         """Close the provider's connections, and let it listen no more."""
-        for descriptor in tuple(self._happens):
-            socket.socket(fileno=descriptor).close()
+        for sock in self._open.values():
+            sock.close()
         self._happens.clear()
         self.poll.close()
 

@@ -18,6 +18,7 @@ from tests.bench.subjects import Target
 from tests.bench.traffic import Call, Client, Stage
 
 _OPENING_AT_ONCE = 64
+_PACE = 1000
 _SPIN_S = 5.0
 
 
@@ -64,7 +65,13 @@ def clients(stage: Stage, subject: Target, number: int) -> Iterator[list[Client]
 
 
 def requests(
-    stage: Stage, subject: Target, seconds: float, *, connections: int = 32, size: int = 1024, warm: float = 0.3
+    stage: Stage,
+    subject: Target,
+    seconds: float,
+    *,
+    connections: int = 32,
+    size: int = 1024,
+    warm: float = 0.15,
 ) -> Cost:
     """Each connection asks again as soon as it has its answer: the subject is never without work."""
     reply, ask = answer(), request(subject.path, subject.model, size)
@@ -201,11 +208,13 @@ def events(stage: Stage, subject: Target, opened: Sequence[Client], seconds: flo
     return cost
 
 
-def paced(stage: Stage, opened: Sequence[Client], seconds: float, rate: float, frame: bytes) -> Latency:
+def paced(
+    stage: Stage, subject: Target, opened: Sequence[Client], seconds: float, frame: bytes
+) -> tuple[Latency, Cost]:
     """Events at a steady rate over all streams, and how long each takes from the provider to its client.
 
     They are sent when they are due, whatever became of those before: a subject that stands still is not
-    spared.
+    spared. Most of the time it sleeps, as in production.
     """
     times: list[float] = []
 
@@ -214,10 +223,10 @@ def paced(stage: Stage, opened: Sequence[Client], seconds: float, rate: float, f
 
     for client in opened:
         client.moved = moved
-    turns = cycle(opened)
-    began = time.perf_counter()
-    for number in range(int(seconds * rate)):
-        due = began + number / rate
+    turns, count = cycle(opened), int(seconds * _PACE)
+    began, ran = time.perf_counter(), cpu_seconds(subject.pids)
+    for number in range(count):
+        due = began + number / _PACE
         stage.turn(0)
         while time.perf_counter() < due:
             stage.turn(0)
@@ -226,7 +235,8 @@ def paced(stage: Stage, opened: Sequence[Client], seconds: float, rate: float, f
         assert client.call is not None
         client.call.send(frame)
     stage.until(lambda: not any(client.due for client in opened), "the last events")
-    return Latency.of(times[len(times) // 10 :])
+    cost = Cost(count, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
+    return Latency.of(times), cost
 
 
 def wake(stage: Stage, subject: Target, opened: Sequence[Client], frame: bytes) -> tuple[Latency, float]:

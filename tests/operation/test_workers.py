@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.operation.crowd import Asker, Provider, streaming, whole, workers_of
+from tests.operation.crowd import Asker, Provider, sockets_of, streaming, whole, workers_of
 from tests.support.metrics import ADMIN, figures, status_of
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, post
@@ -20,22 +20,6 @@ from tests.support.scene import CHAT, read_answer
 def table_to(folder: Path, upstream: Provider, **server: Any) -> Path:
     routes = {"up": {"upstream": upstream.url, "middlewares": ["prefix_rewrite"]}}
     return write_table(folder, routes, server={"workers": 2, **server}, models={"edit": "up/old"})
-
-
-def sockets_of(pid: int, port: int) -> int:
-    """How many connections of clients a process holds, as the kernel knows it."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].rpartition(":")[2], 16) == port and fields[3] == "01":
-            inodes.add(f"socket:[{fields[9]}]")
-    held = 0
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            held += str(descriptor.readlink()) in inodes
-        except FileNotFoundError:
-            continue
-    return held
 
 
 async def test_connections_are_spread_evenly(tmp_path: Path) -> None:
