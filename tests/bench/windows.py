@@ -6,7 +6,7 @@ Every function opens its own connections, warms them up before it looks at the a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -76,29 +76,44 @@ def requests(
     """Each connection asks again as soon as it has its answer: the subject is never without work."""
     reply, ask = answer(), request(subject.path, subject.model, size)
     stage.answer = lambda call, _last: call.send(reply)
-    counted = 0
-    under_way, running = connections, True
-
-    def done(client: Client) -> None:
-        nonlocal counted, under_way
-        counted += 1
-        if running:
-            client.ask(ask)
-        else:
-            under_way -= 1
-
+    repeat = Repeat(stage, lambda client: client.ask(ask))
     with clients(stage, subject, connections) as opened:
         for client in opened:
-            client.done = done
-            client.ask(ask)
-        turn_for(stage, warm)
-        counted = 0
+            client.done = repeat.again
+        repeat.cost(subject, opened, warm)
+        return repeat.cost(subject, opened, seconds)
+
+
+class Repeat:
+    """Each client is given its next piece of work as soon as it says `again`, until time is up.
+
+    It begins and ends with nobody at work, so what was counted and what it cost are of the same pieces.
+    """
+
+    def __init__(self, stage: Stage, give: Callable[[Client], None]) -> None:
+        self._stage = stage
+        self._give = give
+        self._running = False
+        self._at_work = self._done = 0
+
+    def again(self, client: Client) -> None:
+        """Its piece of work is done."""
+        self._done += 1
+        if self._running:
+            self._give(client)
+        else:
+            self._at_work -= 1
+
+    def cost(self, subject: Target, opened: Sequence[Client], seconds: float) -> Cost:
+        """What it cost to have them work for so long."""
         began, ran = time.perf_counter(), cpu_seconds(subject.pids)
-        turn_for(stage, seconds)
-        cost = Cost(counted, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
-        running = False
-        stage.until(lambda: under_way == 0, "last answer on every connection")
-        return cost
+        self._at_work, self._done, self._running = len(opened), 0, True
+        for client in opened:
+            self._give(client)
+        turn_for(self._stage, seconds)
+        self._running = False
+        self._stage.until(lambda: self._at_work == 0, "end of what was under way")
+        return Cost(self._done, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
 
 
 def turn_for(stage: Stage, seconds: float) -> None:
@@ -171,8 +186,7 @@ def streams(stage: Stage, subject: Target, number: int) -> Iterator[list[Client]
             stage.until(lambda: all(client.events for client in opened[-_OPENING_AT_ONCE:]), "first event")
         yield opened
         for client in opened:
-            assert client.call is not None
-            client.call.send(last)
+            _tell(client, last)
         stage.until(lambda: all(client.answers for client in opened), "end of all streams")
     finally:
         for client in opened:
@@ -181,31 +195,17 @@ def streams(stage: Stage, subject: Target, number: int) -> Iterator[list[Client]
 
 def events(stage: Stage, subject: Target, opened: Sequence[Client], seconds: float, frame: bytes) -> Cost:
     """Each stream gets its next event as soon as the one before is through: each is read by itself."""
-    counted = under_way = 0
-    running = True
-
-    def moved(client: Client) -> None:
-        nonlocal counted, under_way
-        counted += 1
-        if running:
-            assert client.call is not None
-            client.call.send(frame)
-        else:
-            under_way -= 1
-
-    under_way = len(opened)
+    repeat = Repeat(stage, lambda client: _tell(client, frame))
     for client in opened:
-        client.moved = moved
-        assert client.call is not None
-        client.call.send(frame)
-    turn_for(stage, min(0.2, seconds / 4))
-    counted = 0
-    began, ran = time.perf_counter(), cpu_seconds(subject.pids)
-    turn_for(stage, seconds)
-    cost = Cost(counted, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
-    running = False
-    stage.until(lambda: under_way == 0, "last event of every stream")
-    return cost
+        client.moved = repeat.again
+    repeat.cost(subject, opened, seconds / 8)
+    return repeat.cost(subject, opened, seconds)
+
+
+def _tell(client: Client, frame: bytes) -> None:
+    """Write to the stream that this client reads."""
+    assert client.call is not None
+    client.call.send(frame)
 
 
 def paced(
@@ -232,8 +232,7 @@ def paced(
             stage.turn(0)
         client = next(turns)
         client.due.append(time.perf_counter())
-        assert client.call is not None
-        client.call.send(frame)
+        _tell(client, frame)
     stage.until(lambda: not any(client.due for client in opened), "the last events")
     cost = Cost(count, time.perf_counter() - began, cpu_seconds(subject.pids) - ran)
     return Latency.of(times), cost
@@ -247,8 +246,7 @@ def wake(stage: Stage, subject: Target, opened: Sequence[Client], frame: bytes) 
         client.moved = lambda _client: times.append(time.perf_counter() - began)
     began, ran = time.perf_counter(), cpu_seconds(subject.pids)
     for client in opened:
-        assert client.call is not None
-        client.call.send(frame)
+        _tell(client, frame)
     stage.until(lambda: len(times) >= len(opened), "event of every stream")
     return Latency.of(times), (cpu_seconds(subject.pids) - ran) / len(opened) * 1e6
 
