@@ -83,7 +83,7 @@ def brief(ground: Ground, target: Target) -> float:
 
 def test_the_minimal_relay_costs_as_much_as_itself(ground: Ground) -> None:
     with minimal(ground, name="one") as one, minimal(ground, name="other") as other:
-        ratios = [brief(ground, one) / brief(ground, other) for _ in range(9)]
+        ratios = [brief(ground, one) / brief(ground, other) for _ in range(7)]
 
     assert 0.75 < median(ratios) < 1.33, ratios
 
