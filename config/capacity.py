@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from config.site import Option, Site
-from config.units import Rate
+from config.stores import MEMORY
+from config.units import Rate, written_rate
 from config.wording import quoted
 
-_PERIODS = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "d"}
+_OF_A_FLEET = frozenset({"breaker", "concurrency"})
+"""What is shared wherever a limit is."""
 
 
 def judge_capacity(site: Site) -> None:
     """Warn of limits that come out otherwise than they are written."""
     if site.table.server.workers != 1:
+        shares = any(_is_shared(option) for chain in (None, *site.routes) for option in site.options(chain))
         for chain in (None, *site.routes):
             for option in site.options(chain):
-                _counted_apart(site, option)
+                if not (shares and option.name in _OF_A_FLEET):
+                    _counted_apart(site, option)
     if site.files is not None:
         _open_files(site)
 
@@ -42,13 +46,18 @@ def _counted_apart(site: Site, option: Option) -> None:
         site.report.warn_at(place if place in site.report.keys else option.place, "per-worker", message)
 
 
+def _is_shared(option: Option) -> bool:
+    store = getattr(option.values, "store", MEMORY) if option.name == "rate_limit" else MEMORY
+    return store != MEMORY
+
+
 def _limits(option: Option) -> Iterator[tuple[str, Any]]:
     values = option.values
     if option.name == "concurrency":
         yield "limit", values.limit
     elif option.name == "breaker":
         yield "failures", values.failures
-    elif option.name == "rate_limit" and getattr(values, "store", "memory") == "memory":
+    elif option.name == "rate_limit" and not _is_shared(option):
         for name in ("requests", "tokens", "concurrent"):
             if (limit := getattr(values, name, None)) is not None:
                 yield name, limit
@@ -56,7 +65,7 @@ def _limits(option: Option) -> Iterator[tuple[str, Any]]:
 
 def _written(limit: Rate | int, times: int = 1) -> str:
     if isinstance(limit, Rate):
-        return f"{limit.count * times}/{_PERIODS[limit.seconds]}"
+        return written_rate(limit, times)
     return str(limit * times)
 
 

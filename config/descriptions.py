@@ -114,6 +114,14 @@ TABLE: dict[str, dict[str, str]] = {
         "queue": "How many more may wait; the next one is 429 queue_full.",
         "wait": "How long one waits before it is 429 queue_full.",
     },
+    "rate_limit": {
+        "requests": "So many requests in a time: a bucket of that size, which refills evenly.",
+        "tokens": "So many tokens in a time, prompts and answers together.",
+        "concurrent": "Exchanges at one time, each held to its last byte.",
+        "per": "Whom the limits are for: each client, each route, or each address.",
+        "store": "Where they are counted: in this process's memory, or in a Redis that several share.",
+        "on_store_failure": "Without the Redis: local, each process counts for itself; refuse, all get 429.",
+    },
     "params": {
         "drop": "Top-level body fields to take out.",
         "rename": "Top-level body fields to call otherwise.",

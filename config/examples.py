@@ -104,6 +104,14 @@ TABLE: dict[str, dict[str, list[Any]]] = {
         "hold": ["8MiB"],
     },
     "concurrency": {"limit": [4], "queue": [20], "wait": ["30s"]},
+    "rate_limit": {
+        "requests": ["60/min"],
+        "tokens": ["200000/min"],
+        "concurrent": [8],
+        "per": ["client", "route", "address"],
+        "store": ["memory", "${REDIS_URL}"],
+        "on_store_failure": ["local", "refuse"],
+    },
     "usage": {"include_usage": [True, False]},
 }
 
@@ -119,5 +127,6 @@ MIDDLEWARES: dict[str, list[Any]] = {
     "breaker": [{"failures": 5, "cooldown": "30s"}],
     "stream": [{"commit": "first_token", "keepalive": "15s"}],
     "concurrency": [{"limit": 4, "queue": 20}],
+    "rate_limit": [{"requests": "60/min", "per": "address"}],
     "usage": [{"include_usage": False}],
 }

@@ -17,6 +17,7 @@ from config.catalog import Catalog, Entry, Unusable
 from config.names import RESERVED, ROUTE_NAME
 from config.schema import Table
 from config.shapes import LISTS, bare, marker_of
+from config.stores import Store
 from config.units import written_duration, written_size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -230,6 +231,8 @@ def _written(default: Any, wanted: inspect.Type) -> Any:
             return written_duration(default)
         case ["size"] if isinstance(default, int):
             return written_size(default)
+        case ["store"] if isinstance(default, Store):
+            return default.written
         case []:
             return default if isinstance(default, bool | int | str) and default is not NODEFAULT else None
         case _:

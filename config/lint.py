@@ -17,6 +17,7 @@ from config.capacity import judge_capacity
 from config.catalog import Entry, Reviewed, Scene
 from config.clocks import judge_clocks
 from config.exposure import judge_exposure
+from config.limits import judge_limits
 from config.names import judge_names
 from config.problems import Finding
 from config.reachability import judge_reachability
@@ -41,6 +42,7 @@ def judge(site: Site) -> None:
     _chains(site)
     judge_clocks(site)
     judge_capacity(site)
+    judge_limits(site)
 
 
 def _listeners(site: Site) -> None:

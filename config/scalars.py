@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from config.addresses import parse_address
+from config.stores import parse_store
 from config.units import parse_duration, parse_rate, parse_size
 from config.wording import quoted, short
 
@@ -29,6 +30,7 @@ NOTATIONS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "duration": ("a duration such as 10s", parse_duration),
     "size": ("a size such as 64MiB", parse_size),
     "rate": ("a rate such as 60/min", parse_rate),
+    "store": ("a store such as redis://127.0.0.1:6379/0", parse_store),
     "address": ("an address such as 127.0.0.1:8080", parse_address),
 }
 """What each `reads` marker expects, and who reads it."""

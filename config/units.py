@@ -147,6 +147,12 @@ def parse_rate(text: str) -> Rate:
     return Rate(int(number), _PERIODS[period])
 
 
+def written_rate(rate: Rate, times: int = 1) -> str:
+    """A rate as a table has it, so many times."""
+    period = next(name for name, seconds in _PERIODS.items() if seconds == rate.seconds)
+    return f"{rate.count * times}/{period}"
+
+
 def _quantity(text: str, teaching: str, unit: str) -> tuple[str, str]:
     match = _QUANTITY.fullmatch(text)
     if match is None:

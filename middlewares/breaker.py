@@ -23,6 +23,7 @@ from config.units import Duration
 from middlewares.bodies import FixedBody, HeldBody, read_up_to
 from middlewares.exchange import Deps, Exchange, Handler, Reply
 from middlewares.faults import Fault, Outcome, Refusal, TimeoutFault, UpstreamFault
+from middlewares.store import Fleet
 from middlewares.waits import asked_to_wait
 
 State = Literal["closed", "open", "half_open"]
@@ -45,6 +46,11 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     failures: Annotated[int, Meta(ge=1)] = 5
     cooldown: Duration = 30.0
+
+
+def refusal(after: int) -> Refusal:
+    """What a request is told that is not let through."""
+    return Refusal("breaker_open", "This provider fails again and again.", retry_after=after)
 
 
 class Circuit:
@@ -74,6 +80,21 @@ class Circuit:
         return "open" if self._now() < self._open_until else "half_open"
 
     @property
+    def openings(self) -> int:
+        """How often it has opened."""
+        return self._openings
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, or waits for the end of its probe."""
+        return self._open_until is not None
+
+    @property
+    def probing(self) -> bool:
+        """Whether the probe is under way."""
+        return self._probe is not None
+
+    @property
     def row(self) -> int:
         """Failures in a row so far."""
         return self._row
@@ -91,7 +112,7 @@ class Circuit:
         left = self._open_until - self._now()
         if left > 0 or self._probe is not None:
             after = max(_PROBE_RETRY_S, math.ceil(left))
-            raise Refusal("breaker_open", "This provider fails again and again.", retry_after=after)
+            raise refusal(after)
         self._probe = entered
         return entered
 
@@ -103,8 +124,16 @@ class Circuit:
     def answered(self, entered: Pass) -> None:
         """The probe's answer has begun: that is enough, but one more failure is too many."""
         if self._probe is entered:
-            self._open_until = self._probe = None
-            self._row = self.options.failures - 1
+            self.heal()
+
+    def heal(self) -> None:
+        """The provider answers, here or to another process: closed, but one more failure is too many."""
+        self._open_until = self._probe = None
+        self._row = self.options.failures - 1
+
+    def is_probe(self, entered: Pass) -> bool:
+        """Whether that request is the probe."""
+        return self._probe is entered
 
     def succeeded(self, entered: Pass) -> None:
         """An answer came to its end."""
@@ -123,6 +152,13 @@ class Circuit:
         """Let nobody through for so long."""
         until = self._now() + seconds
         self._open_until = max(until, self._open_until or until)
+        self._openings += 1
+        self._row = 0
+        self._probe = None
+
+    def follow(self, seconds: float) -> None:
+        """Another process has found it failing: nobody gets through for so long, and then a probe."""
+        self._open_until = self._now() + seconds
         self._openings += 1
         self._row = 0
         self._probe = None
@@ -159,6 +195,7 @@ class Breaker:
         self._options = options
         self._host = deps.host
         self._longest_wait = deps.retry_after_max
+        self._route, self._fleet = deps.route, deps.fleet
         self.circuit = deps.states.keep(Circuit, deps.route, lambda: Circuit(options, now))
 
     def adopt(self) -> None:
@@ -172,6 +209,8 @@ class Breaker:
         """Raises Refusal `breaker_open` without asking anybody."""
         entered = self.circuit.enter()
         exchange.stack.callback(entered.leave)
+        if self._fleet is not None and self.circuit.is_probe(entered):
+            await self._ask_the_others(entered, self._fleet)
         try:
             reply = await call_next(exchange)
         except (UpstreamFault, TimeoutFault):
@@ -192,6 +231,12 @@ class Breaker:
             entered.answered()
             reply.taps.append(_End(entered, exchange))
         return reply
+
+    async def _ask_the_others(self, entered: Pass, fleet: Fleet) -> None:
+        """One probe for all processes. Raises Refusal `breaker_open`."""
+        if not await fleet.may_probe(self._route):
+            entered.leave()
+            raise refusal(_PROBE_RETRY_S)
 
     async def _judge_limit(self, reply: Reply, entered: Pass) -> None:
         """Open it for a quota; a burst is for a retry to wait out."""

@@ -54,6 +54,11 @@ class Envelope:
             raise ClientFault("invalid_request", f"The body has more than {_MOST_FIELDS} fields.")
         return cls(raw, fields, rewritten=_has_repeated_keys(raw, fields))
 
+    @property
+    def raw(self) -> bytes:
+        """The bytes that came."""
+        return self._raw
+
     def copy(self) -> Envelope:
         """An envelope of the same body that can be changed without changing this one."""
         twin = Envelope(self._raw, dict(self._fields), rewritten=self._rewritten)

@@ -28,6 +28,8 @@ from middlewares.handshake import Handshake
 from middlewares.multipart import Form
 from middlewares.observation import Dialect, EventTap, Observation, dialect_of
 from middlewares.states import States
+from middlewares.store import Fleet
+from middlewares.stores import Stores
 from middlewares.waits import RETRY_AFTER_MAX_S
 
 Sink = Callable[[bytes], None]
@@ -173,6 +175,7 @@ class Exchange:
     one of them that the answer is about, and `patience` has comments sent to a client that waits.
     `on_attempt` is told the route and the result of each call to a provider when it is over: `ok`, the
     status of an error answer, or a code that says why it ended; `calling` is whether one is under way.
+    `client` is who asks, None where nobody has to say so.
 
     `client` is whose key the request brought, None where there are no client keys; `by_name` whether it asked
     for an alias or a ladder, by which it is then judged what it may use.
@@ -346,7 +349,8 @@ class Deps:
 
     `route` and `host` are empty at the top level, `host` also for the embedded demo; `own_agent` is
     the User-Agent that is ours; `retry_after_max` is the route's, in seconds; `states` is what outlives
-    the table.
+    the table. `stores` are where limits are counted, `fleet` is the one that this process shares with
+    others, None without one.
     """
 
     route: str
@@ -355,3 +359,5 @@ class Deps:
     own_agent: str
     retry_after_max: float = RETRY_AFTER_MAX_S
     states: States = field(default_factory=States)
+    stores: Stores = field(default_factory=Stores)
+    fleet: Fleet | None = None

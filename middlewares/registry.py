@@ -20,6 +20,7 @@ from middlewares import (
     key,
     params,
     prefix_rewrite,
+    rate_limit,
     retry_options,
     stream,
     third_party,
@@ -29,11 +30,7 @@ from middlewares import (
 )
 from middlewares.exchange import Deps, Middleware
 
-PLANNED = frozenset(
-    {
-        "rate_limit",
-    }
-)
+PLANNED: frozenset[str] = frozenset()
 """In the contract, and not in this version: naming one is an error, never ignored."""
 
 
@@ -105,6 +102,15 @@ BUILT_IN: dict[str, Registered] = {
     "concurrency": Registered(
         Entry(concurrency.Options, summary="exchanges in flight on the route, and a queue for more"),
         concurrency.Concurrency,
+    ),
+    "rate_limit": Registered(
+        Entry(
+            rate_limit.Options,
+            top_fields=frozenset(),
+            repeatable=True,
+            summary="requests, tokens and exchanges at a time, per client, route or address",
+        ),
+        rate_limit.RateLimit,
     ),
     "stream": Registered(
         Entry(stream.Options, summary="when an answer is committed; comments that keep a client patient"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from config.certificates import listener_context
@@ -19,6 +19,7 @@ from config.schema import ClientTimeouts
 from config.secrets import SecretStore
 from middlewares.clocks import Timer
 from middlewares.states import States
+from middlewares.stores import Stores
 from proxy.departures import Departures
 from proxy.handler import Handler, Serving
 from proxy.handshakes import tell_of_failures
@@ -49,14 +50,19 @@ class Compiled(NamedTuple):
 class App:
     """Make it in a running loop, and `adopt` a table before anything else.
 
-    `left` is called whenever a client's connection is gone.
+    `left` is called whenever a client's connection is gone. Without `serves` others serve the clients.
     """
 
     table: RouteTable
     loaded: Loaded
 
     def __init__(
-        self, secrets: SecretStore, journal: Journal, *, left: Callable[[], object] = lambda: None
+        self,
+        secrets: SecretStore,
+        journal: Journal,
+        *,
+        left: Callable[[], object] = lambda: None,
+        serves: bool = True,
     ) -> None:
         self.metrics = Metrics()
         self.served: Callable[[], bool] = lambda: True
@@ -72,7 +78,8 @@ class App:
         self._client = Client()
         self._departures = Departures()
         self._left = left
-        self._around = Surroundings(secrets, self.timer, States())
+        self.stores = Stores(self._tell_of_store, connects=serves)
+        self._around = Surroundings(secrets, self.timer, States(), self.stores)
         self._tls: ssl.SSLContext | None = None
         self._in_flight: set[Serving] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -113,6 +120,9 @@ class App:
         self.connections.limit = table.server.max_connections
         for server in self._servers.values():
             server.timeouts = table.server.timeouts
+
+    def _tell_of_store(self, event: str, facts: Mapping[str, str]) -> None:
+        (self.journal.warning if event == "store_lost" else self.journal.info)(event, **facts)
 
     @property
     def in_flight(self) -> Collection[Serving]:
@@ -197,6 +207,7 @@ class App:
             server.pre_shutdown()
             await server.shutdown(_CLOSED_WITHIN_S)
         await self._client.close()
+        await self.stores.close()
         self._departures.close()
 
 

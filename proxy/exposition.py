@@ -74,6 +74,8 @@ def _families(of: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge("streams_in_flight", "Streams and WebSockets under way.", ("route",), of.streams_in_flight)
     yield _gauge("breaker_state", "0 closed, 1 half open, 2 open.", ("route",), of.breaker_state)
+    yield _gauge("store_up", "Whether the store of limits answers.", ("store",), of.store_up)
+    yield _counter("store_failures", "Times that the store did not answer.", ("store",), of.store_failures)
     if of.reload_success is not None and of.reloaded_at is not None:
         success, at = float(of.reload_success), of.reloaded_at
         yield _gauge(

@@ -12,11 +12,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic, time
+from types import MappingProxyType
 from typing import TypeVar
 
 from msgspec import Struct
 
 from middlewares.breaker import State
+from middlewares.stores import Figures
 from proxy.logs import Record
 
 REQUEST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 3600)
@@ -63,6 +65,8 @@ class Snapshot(Struct, frozen=True):
     breaker_state: dict[str, int]
     reload_success: bool | None
     reloaded_at: float | None
+    store_up: dict[str, int] = {}
+    store_failures: dict[str, int] = {}
 
 
 class Metrics:
@@ -141,8 +145,13 @@ class Metrics:
         """How the exchanges of a client ended so far, on all routes."""
         return outcomes_of(self._requests, client)
 
-    def snapshot(self, streams: Mapping[str, int], breakers: Mapping[str, State]) -> Snapshot:
-        """All of it, with what is known elsewhere: streams in flight of every route, states of breakers.
+    def snapshot(
+        self,
+        streams: Mapping[str, int],
+        breakers: Mapping[str, State],
+        stores: Mapping[str, Figures] = MappingProxyType({}),
+    ) -> Snapshot:
+        """All of it, with what is known elsewhere: streams in flight of every route, breakers, stores.
 
         A route of the table is there from the beginning, with nothing counted yet, so that its first
         failure is an increase and not a series that appears.
@@ -161,6 +170,8 @@ class Metrics:
             breaker_state={route: BREAKER[state] for route, state in breakers.items()},
             reload_success=self.reload_success,
             reloaded_at=self.reloaded_at,
+            store_up={name: int(store.up) for name, store in stores.items()},
+            store_failures={name: store.failures for name, store in stores.items()},
         )
 
 
@@ -177,15 +188,18 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
     """Several processes as one: counts, histograms and streams in flight add up.
 
     Of the rest it is the worst that has to be seen, and a sum or a mean would hide it: the breaker that is
-    furthest from closed, a reload that failed anywhere, and the oldest of the tables that are served, since
-    one process that stays behind is what somebody looks for there.
+    furthest from closed, a store that one has lost, a reload that failed anywhere, and the oldest of the
+    tables that are served, since one process that stays behind is what somebody looks for there.
     """
     successes = [one.reload_success for one in snapshots if one.reload_success is not None]
     times = [one.reloaded_at for one in snapshots if one.reloaded_at is not None]
     breakers: dict[str, int] = {}
+    stores: dict[str, int] = {}
     for one in snapshots:
         for route, state in one.breaker_state.items():
             breakers[route] = max(state, breakers.get(route, state))
+        for name, up in one.store_up.items():
+            stores[name] = min(up, stores.get(name, up))
     return Snapshot(
         requests=_summed(one.requests for one in snapshots),
         attempts=_summed(one.attempts for one in snapshots),
@@ -199,6 +213,8 @@ def merged(snapshots: Sequence[Snapshot]) -> Snapshot:
         breaker_state=breakers,
         reload_success=all(successes) if successes else None,
         reloaded_at=min(times, default=None),
+        store_up=stores,
+        store_failures=_summed(one.store_failures for one in snapshots),
     )
 
 
@@ -220,6 +236,7 @@ def past(last: Snapshot) -> Snapshot:
         breaker_state={},
         reload_success=None,
         reloaded_at=None,
+        store_failures=last.store_failures,
     )
 
 

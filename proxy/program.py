@@ -47,8 +47,8 @@ class Program:
             source = replace(source, tls=server.tls)
         self._loaded = loaded
         self._journal = journal
-        self._app = App(source.secrets, journal)
         workers = _number_of(server)
+        self._app = App(source.secrets, journal, serves=workers == 1)
         self._crew = self._made(Crew(workers, source, journal)) if workers > 1 else None
         self._reloads = Reloads(source, self, journal)
         self._acceptors: list[Acceptor] = []

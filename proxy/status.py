@@ -23,6 +23,7 @@ from middlewares.concurrency import Concurrency
 from middlewares.exchange import Middleware
 from middlewares.faults import Refusal
 from middlewares.key import Key
+from middlewares.stores import Stores
 from proxy import __version__
 from proxy.ladder import Route
 from proxy.metrics import BREAKER, Metrics, Snapshot, outcomes_of
@@ -56,6 +57,7 @@ class Observed(Protocol):
     connections: Connections
     served: Callable[[], bool]
     """Whether somebody serves its clients."""
+    stores: Stores
     others: Callable[[], Awaitable[Sequence[Report]]]
     """What other processes that serve for it report of themselves."""
 
@@ -87,11 +89,19 @@ class BreakerStatus(Struct, frozen=True):
 
 
 class SlotsStatus(Struct, frozen=True):
-    """Of `concurrency`."""
+    """Of `concurrency`. `shared`: the limit is that of a fleet, of which this process has `in_use`."""
 
     limit: int | str
     in_use: int
     queued: int
+    shared: bool = False
+
+
+class StoreStatus(Struct, frozen=True):
+    """Of a Redis that limits are counted in; `failures` since the start."""
+
+    up: bool
+    failures: int
 
 
 class RouteStatus(Struct, frozen=True):
@@ -136,6 +146,7 @@ class Status(Struct, frozen=True):
     connections: int
     routes: dict[str, RouteStatus]
     clients: dict[str, ClientStatus]
+    stores: dict[str, StoreStatus] = {}
     workers: tuple[Status, ...] = ()
     """Each by itself, where there are several; the rest is then of all of them together."""
 
@@ -171,6 +182,7 @@ def status_of(program: Observed) -> Status:
             name: _route(program, route, in_flight[name]) for name, route in program.table.routes.items()
         },
         clients=_clients(program),
+        stores={name: StoreStatus(one.up, one.failures) for name, one in program.stores.figures().items()},
     )
 
 
@@ -198,6 +210,7 @@ def together(own: Status, reports: Sequence[Report]) -> Status:
             for name, route in own.routes.items()
         },
         clients={name: _client_together(name, workers, counted) for name in own.clients},
+        stores=_stores_together(workers),
         workers=workers,
     )
 
@@ -210,6 +223,16 @@ def _client_together(
         outcomes.update(outcomes_of(requests, name))
     in_flight = sum(worker.clients[name].in_flight for worker in workers if name in worker.clients)
     return ClientStatus(in_flight, dict(outcomes))
+
+
+def _stores_together(workers: Sequence[Status]) -> dict[str, StoreStatus]:
+    """A store is up when it is to all of them."""
+    names = dict.fromkeys(name for worker in workers for name in worker.stores)
+    seen = {name: [worker.stores[name] for worker in workers if name in worker.stores] for name in names}
+    return {
+        name: StoreStatus(all(one.up for one in by_each), sum(one.failures for one in by_each))
+        for name, by_each in seen.items()
+    }
 
 
 def _added(
@@ -245,12 +268,15 @@ def _worst(of_one: Sequence[KeyPlace]) -> KeyPlace:
 
 
 def _slots_together(slots: Sequence[SlotsStatus]) -> SlotsStatus:
-    """Each process counts by itself, so that the limits add up."""
+    """Each process counts by itself, so that the limits add up; a fleet's is one."""
     limits = [one.limit for one in slots if isinstance(one.limit, int)]
+    shared = all(one.shared for one in slots)
+    in_all = max(limits, default=0) if shared else sum(limits)
     return SlotsStatus(
-        limit=sum(limits) if len(limits) == len(slots) else _REDACTED,
+        limit=in_all if len(limits) == len(slots) else _REDACTED,
         in_use=sum(one.in_use for one in slots),
         queued=sum(one.queued for one in slots),
+        shared=shared,
     )
 
 
@@ -263,7 +289,7 @@ def snapshot_of(program: Observed) -> Snapshot:
             streams[name] = streams.get(name, 0) + 1
     found = {name: _one(route.middlewares, Breaker) for name, route in routes.items()}
     breakers = {name: one.circuit.state for name, one in found.items() if one is not None}
-    return program.metrics.snapshot(streams, breakers)
+    return program.metrics.snapshot(streams, breakers, program.stores.figures())
 
 
 def _route(program: Observed, route: Route, in_flight: int) -> RouteStatus:
@@ -347,7 +373,8 @@ def _slots(route: Route, secret: _Secret) -> SlotsStatus | None:
         if isinstance(middleware, Concurrency):
             slots = middleware.slots
             shown = _REDACTED if secret.of("concurrency", "limit") else slots.limit
-            return SlotsStatus(shown, slots.in_use, slots.queued)
+            held = slots.in_use - slots.lining_up
+            return SlotsStatus(shown, held, slots.queued, shared=middleware.shared)
     return None
 
 

@@ -7,7 +7,7 @@ began with.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
 from yarl import URL
@@ -16,15 +16,19 @@ from config import clients, schema
 from config.files import Files
 from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
-from middlewares.breaker import Breaker
+from config.stores import Store
+from middlewares import rate_limit
+from middlewares.breaker import Breaker, Circuit
 from middlewares.chain import compile_chain
 from middlewares.client_keys import Allowance, ClientKeys, Gate
 from middlewares.clocks import Clocks, Timer
 from middlewares.concurrency import Concurrency
 from middlewares.exchange import FIRST_EVENT, Deps, Handler, Middleware
 from middlewares.key import Key
+from middlewares.rate_limit import ClientLimits
 from middlewares.registry import make
 from middlewares.states import States
+from middlewares.stores import Stores
 from middlewares.stream import Stream
 from middlewares.timeout import Timeout
 from middlewares.waits import RETRY_AFTER_MAX_S
@@ -35,7 +39,7 @@ from proxy.router import Router
 from proxy.upstream import Client, Upstream
 from proxy.ways import way_to
 
-STATEFUL = frozenset({"breaker", "concurrency", "retry"})
+STATEFUL = frozenset({"breaker", "concurrency", "rate_limit", "retry"})
 """To list models, or to explain, is no exchange: it takes no slot, proves nothing and is not repeated."""
 OWN_AGENT = f"tidegate/{__version__}"
 
@@ -59,12 +63,19 @@ class RouteTable:
     """The names under `models`, in the file's order."""
     gate: Gate | None
     """Who may ask; None where everybody may."""
+    stores: Stores
+    shared: tuple[Store, ...] = ()
+    """Every Redis that it names; the first is that of the fleet."""
 
     def adopt(self) -> None:
         """It is in force from now on: what outlives tables follows this one."""
-        for route in self.routes.values():
+        circuits: dict[str, Circuit] = {}
+        for name, route in self.routes.items():
             for middleware in route.adopting:
                 middleware.adopt()
+                if isinstance(middleware, Breaker):
+                    circuits[name] = middleware.circuit
+        self.stores.adopt(self.shared, self.shared[0] if self.shared else None, circuits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +85,7 @@ class Surroundings:
     secrets: SecretStore
     timer: Timer
     states: States
+    stores: Stores = field(default_factory=Stores)
 
 
 def calling(client: Client, files: Files) -> Innermost:
@@ -95,10 +107,16 @@ def compile_table(
     Nothing changes by it until `RouteTable.adopt`. Raises what `innermost` raises, and Unusable for a
     third-party middleware that cannot be made.
     """
-    top = _made(table.middlewares, Deps("", "", around.secrets, OWN_AGENT, states=around.states))
+    limits = _shared_limits(table)
+    fleet = around.stores.shared(limits[0].store) if limits else None
+    deps = Deps("", "", around.secrets, OWN_AGENT, states=around.states, stores=around.stores, fleet=fleet)
+    top = _made(table.middlewares, deps)
     guarded = any(isinstance(middleware, ClientKeys) for middleware in top)
+    if guarded:
+        refuses = bool(limits) and limits[0].on_store_failure == "refuse"
+        top.append(ClientLimits(fleet or around.stores.memory, refuses=refuses))
     routes = {
-        name: _route(name, route, Allowance(innermost(route)) if guarded else innermost(route), around)
+        name: _route(name, route, Allowance(innermost(route)) if guarded else innermost(route), deps)
         for name, route in table.routes.items()
     }
     return RouteTable(
@@ -110,7 +128,16 @@ def compile_table(
         is_trusted=_trusting(table.server.trusted_proxies),
         names=tuple(table.models),
         gate=Gate(admitted) if guarded else None,
+        stores=around.stores,
+        shared=tuple(dict.fromkeys(options.store for options in limits)),
     )
+
+
+def _shared_limits(table: schema.Table) -> list[rate_limit.Options]:
+    """The limits that are counted in a Redis, in the file's order: the first says where the fleet meets."""
+    chains = [table.middlewares, *(route.middlewares for route in table.routes.values())]
+    uses = [use.options for chain in chains for use in chain if use.name == "rate_limit"]
+    return [options for options in uses if options.store.url]
 
 
 def host_of(route: schema.Route) -> str:
@@ -118,10 +145,10 @@ def host_of(route: schema.Route) -> str:
     return "" if route.upstream == "demo" else URL(route.upstream).host or ""
 
 
-def _route(name: str, route: schema.Route, innermost: Handler, around: Surroundings) -> Route:
+def _route(name: str, route: schema.Route, innermost: Handler, around: Deps) -> Route:
     retries = (use.options for use in route.middlewares if use.name == "retry")
     longest = next((options.retry_after_max for options in retries), RETRY_AFTER_MAX_S)
-    deps = Deps(name, host_of(route), around.secrets, OWN_AGENT, longest, around.states)
+    deps = replace(around, route=name, host=host_of(route), retry_after_max=longest)
     made = _made(route.middlewares, deps)
     keys = [middleware for middleware in made if isinstance(middleware, Key)]
     asking = [m for m, use in zip(made, route.middlewares, strict=True) if use.name not in STATEFUL]

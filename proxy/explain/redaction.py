@@ -7,7 +7,7 @@ own is no secret. Keys are not even at hand: the dry run is given stand-ins for 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from msgspec import Struct, inspect
@@ -19,7 +19,8 @@ from config.report import Place
 from config.schema import MiddlewareUse
 from config.secrets import REDACTED, KeySource, Secret, SecretError, SecretStore
 from config.shapes import bare, marker_of
-from config.units import written_duration, written_size
+from config.stores import Store
+from config.units import Rate, written_duration, written_rate, written_size
 
 MISSING = "[missing]"
 """Where a key would stand that is not there."""
@@ -145,6 +146,8 @@ class _Tree:
             return REDACTED
         if (source := self._redactor.source(place)) is not None:
             return source
+        if (shown := _NOTATIONS.get(type(value))) is not None:
+            return shown(value)
         match value:
             case Struct():
                 return dict(self._fields(value, place))
@@ -164,6 +167,10 @@ class _Tree:
             inner = (*place, field.encode_name)
             if not self._brief or inner in self._redactor.written:
                 yield field.encode_name, self.of(getattr(value, field.name), field.type, inner)
+
+
+_NOTATIONS: dict[type, Callable[[Any], str]] = {Rate: written_rate, Store: lambda store: store.written}
+"""Structs that a table writes as one text."""
 
 
 def _inside(wanted: inspect.Type) -> inspect.Type:

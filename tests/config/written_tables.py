@@ -19,6 +19,7 @@ _NOTATIONS: dict[str, st.SearchStrategy[Any]] = {
     "duration": st.sampled_from(["1ms", "1.5s", "10s", "15m", "1h", "${D}", "${N}s", "${NONE:-10}s"]),
     "size": st.sampled_from(["1B", "64KiB", "64MiB", "2GiB", "${N}MiB"]),
     "rate": st.sampled_from(["5/s", "60/min", "1000/h", "200000/d", "${N}/s"]),
+    "store": st.sampled_from(["memory", "redis://a.example/1", "rediss://[::1]:6380", "${NONE:-memory}"]),
     "address": st.sampled_from(
         ["127.0.0.1:0", "[::1]:8080", "unix:/run/a.sock?mode=0660", "${NONE:-a.example:1}"]
     ),

@@ -38,6 +38,7 @@ SMALLEST: dict[str, dict[str, object]] = {
     "retry": {},
     "breaker": {},
     "stream": {},
+    "rate_limit": {"requests": {"count": 60, "seconds": 60.0}},
 }
 """The least that each must be given."""
 
@@ -57,14 +58,15 @@ def test_the_catalog_names_the_same_middlewares():
     assert all(catalog.entries[name] is registered.entry for name, registered in BUILT_IN.items())
 
 
-def test_headers_alone_may_stand_twice_in_a_list():
+def test_headers_params_and_limits_may_stand_twice_in_a_list():
     assert {name for name, registered in BUILT_IN.items() if registered.entry.repeatable} == {
         "headers",
         "params",
+        "rate_limit",
     }
 
 
-def test_at_the_top_stand_client_keys_and_headers_with_all_and_timeout_with_total_only():
+def test_what_may_stand_at_the_top_and_with_which_options():
     top = {name: registered.entry.top_fields for name, registered in BUILT_IN.items()}
     assert top == {
         "client_keys": frozenset(),
@@ -79,6 +81,7 @@ def test_at_the_top_stand_client_keys_and_headers_with_all_and_timeout_with_tota
         "retry": None,
         "breaker": None,
         "stream": None,
+        "rate_limit": frozenset(),
     }
 
 
