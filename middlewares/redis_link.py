@@ -29,6 +29,8 @@ _STOOD_STILL_S = 0.01
 """A timer that fires so late tells of our own loop, and not of Redis: what has come by then counts."""
 _LARGEST_BATCH = 256
 _MOST_WAITING = 20_000
+_LOADED = tuple(("SCRIPT", "LOAD", script.text) for script in SCRIPTS)
+_WRITTEN = ("SET", "tidegate:{shared}:opened", "1", "PX", 60_000)
 T = TypeVar("T")
 
 Reply = Any
@@ -84,7 +86,7 @@ class Link:
         return self._connection is not None
 
     async def open(self) -> None:
-        """Connect and bring the scripts along. Raises StoreLost."""
+        """Connect, bring the scripts along, and see that it can write. Raises StoreLost."""
         options = cast("dict[str, Any]", parse_url(self._url))
         kind = options.pop("connection_class", Connection)
         # RESP2 and no word about ourselves: the fewest commands, which every ACL allows.
@@ -92,11 +94,8 @@ class Link:
         try:
             async with asyncio.timeout(_OPENED_WITHIN_S):
                 await connection.connect()
-                digests = await _run(connection, [("SCRIPT", "LOAD", script.text) for script in SCRIPTS])
-                if (
-                    failed := next((one for one in digests if isinstance(one, ResponseError)), None)
-                ) is not None:
-                    raise failed
+                digests = await _run(connection, [*_LOADED, _WRITTEN])
+                _raise_first(digests)
         except (RedisError, OSError, ValueError) as error:
             await _closed(connection)
             raise StoreLost(_reason(error)) from None
@@ -104,7 +103,7 @@ class Link:
             await _closed(connection)
             raise
         self._digests = {
-            script.name: digest.decode() for script, digest in zip(SCRIPTS, digests, strict=True)
+            script.name: digest.decode() for script, digest in zip(SCRIPTS, digests, strict=False)
         }
         self._connection = connection
 
@@ -165,8 +164,7 @@ class Link:
             for i, reply in zip(unknown, again, strict=True):
                 replies[i] = reply
         # One that cannot write (a replica, no memory left, no permission) cannot count.
-        if (failed := next((one for one in replies if isinstance(one, ResponseError)), None)) is not None:
-            raise failed
+        _raise_first(replies)
         return replies
 
     def _drop(self, reason: str, batch: Sequence[_Asked] = ()) -> Connection | None:
@@ -198,6 +196,12 @@ def _evalsha(asked: _Asked, digests: dict[str, str]) -> tuple[Argument, ...]:
 
 def _eval(asked: _Asked) -> tuple[Argument, ...]:
     return ("EVAL", asked.script.text, len(asked.keys), *asked.keys, *asked.arguments)
+
+
+def _raise_first(replies: Sequence[Reply]) -> None:
+    failed = next((reply for reply in replies if isinstance(reply, ResponseError)), None)
+    if failed is not None:
+        raise failed
 
 
 async def _run(connection: Connection, commands: Sequence[tuple[Argument, ...]]) -> list[Reply]:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from config.stores import Store
-from middlewares.redis_link import BUDGET_S, Link, Reply, StoreLost
+from middlewares.redis_link import BUDGET_S, Argument, Link, Reply, StoreLost
 from middlewares.redis_scripts import (
     CORRECT,
     LEASE_MS,
@@ -30,7 +30,7 @@ from middlewares.redis_scripts import (
     TAKE,
 )
 from middlewares.sharing import Heard, Sharing
-from middlewares.store import SLOT_RETRY_S, Demand, Grant, Limits, MemoryStore, Refused
+from middlewares.store import SLOT_RETRY_S, Demand, Grant, MemoryStore, Refused
 
 _TURN_S = 0.25
 """How often what is shared is told and heard."""
@@ -102,23 +102,12 @@ class RedisStore:
                 await self._first.wait()
 
     async def _ask(self, demand: Demand) -> Grant | Refused:
-        charges, limit = list(demand.charges()), demand.limits.concurrent
-        keys = [_bucket_key(demand.name, charge.kind, charge.rate.seconds) for charge in charges]
-        arguments: list[str | int | float] = [len(charges)]
-        for charge in charges:
-            arguments += [charge.rate.count, charge.rate.seconds, charge.cost]
-        lease = ""
-        if limit is not None:
-            lease = self._next_lease()
-            keys.append(_slots_key(demand.name))
-            arguments += [limit, lease, LEASE_MS]
+        lease = "" if demand.limits.concurrent is None else self._next_lease()
+        keys, arguments = taking(demand, lease)
 
         def granted(reply: Reply) -> Grant | Refused:
-            number, wait = int(reply[0]), float(reply[1])
-            if number > len(charges):
-                return Refused("concurrent", SLOT_RETRY_S)
-            if number:
-                return Refused(charges[number - 1].kind, wait)
+            if (refused := refusal_in(demand, reply)) is not None:
+                return refused
             if lease:
                 self._local.hold(demand.name)
                 self._leases.setdefault(demand.name, set()).add(lease)
@@ -241,9 +230,28 @@ class _Counted:
         self.store.end(self, tokens)
 
 
-def slots_of(route: str, limit: int) -> Demand:
-    """One slot of a route's `concurrency`."""
-    return Demand(f"slots|{route}", Limits(concurrent=limit))
+def taking(demand: Demand, lease: str) -> tuple[list[str], list[Argument]]:
+    """The keys and the arguments of the script `TAKE`."""
+    charges, limit = list(demand.charges()), demand.limits.concurrent
+    keys = [_bucket_key(demand.name, charge.kind, charge.rate.seconds) for charge in charges]
+    arguments: list[Argument] = [len(charges)]
+    for charge in charges:
+        arguments += [charge.rate.count, charge.rate.seconds, charge.cost]
+    if limit is not None:
+        keys.append(_slots_key(demand.name))
+        arguments += [limit, lease, LEASE_MS]
+    return keys, arguments
+
+
+def refusal_in(demand: Demand, reply: Reply) -> Refused | None:
+    """What its reply says; None if the demand was granted."""
+    number, wait = int(reply[0]), float(reply[1])
+    if not number:
+        return None
+    charges = list(demand.charges())
+    if number > len(charges):
+        return Refused("concurrent", SLOT_RETRY_S)
+    return Refused(charges[number - 1].kind, wait)
 
 
 def _bucket_key(name: str, kind: str, seconds: float) -> str:

@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from middlewares.breaker import State
 from middlewares.faults import Outcome
+from middlewares.stores import Figures as StoreFigures
+from middlewares.stores import Stores
 from proxy.admin import Pages
 from proxy.exposition import render
 from proxy.logs import Record
@@ -130,6 +132,17 @@ def test_of_several_breakers_and_reloads_the_worst_is_shown() -> None:
     assert sorted(BREAKER.values()) == [BREAKER["closed"], BREAKER["half_open"], BREAKER["open"]]
 
 
+def test_a_store_is_up_when_it_is_to_every_process_that_lives() -> None:
+    metrics = Metrics()
+    up, down = StoreFigures(up=True, failures=1), StoreFigures(up=False, failures=2)
+    taken = [metrics.snapshot({}, {}, stores) for stores in ({"a": up, "b": up}, {"a": down, "b": up}, {})]
+    told = shown(merged([*taken[:2], taken[2], past(taken[1])]))
+
+    assert told.by("tidegate_store_up", "store") == {"b": 1}
+    assert told.value("tidegate_store_up", store="a") == 0
+    assert told.by("tidegate_store_failures_total", "store") == {"a": 5, "b": 3}
+
+
 def test_a_process_that_has_ended_leaves_its_counts_and_nothing_else() -> None:
     gone, lives = Metrics(), Metrics()
     for metrics in (gone, lives):
@@ -201,6 +214,8 @@ def test_the_text_says_of_each_family_once_what_it_is() -> None:
         "tidegate_overhead_seconds": "histogram",
         "tidegate_streams_in_flight": "gauge",
         "tidegate_breaker_state": "gauge",
+        "tidegate_store_up": "gauge",
+        "tidegate_store_failures": "counter",
         "tidegate_config_last_reload_success": "gauge",
         "tidegate_config_last_reload_timestamp_seconds": "gauge",
     }
@@ -260,7 +275,13 @@ async def test_the_event_loop_goes_on_while_the_page_is_made() -> None:
 
     # Two processes, as a supervisor has them to show.
     program, other = (
-        SimpleNamespace(metrics=busy_metrics(), table=SimpleNamespace(routes={}), in_flight=(), others=others)
+        SimpleNamespace(
+            metrics=busy_metrics(),
+            table=SimpleNamespace(routes={}),
+            in_flight=(),
+            stores=Stores(),
+            others=others,
+        )
         for _ in range(2)
     )
     pages = Pages(cast("Any", program), admin=True)
