@@ -342,7 +342,7 @@ async def test_one_that_cannot_write_counts_as_lost(
         assert await taken(store, demand(requests=MINUTE), 60)
         async with server.client() as client:
             await client.execute_command(*command)
-        granted = await taken(store, demand(requests=MINUTE), 60)
+        granted = await taken(store, demand("another", requests=MINUTE), 60)
         lost = await told.until("store_lost")
         # It is asked whether it can write before it is used again.
         tried = store.failures

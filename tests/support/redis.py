@@ -117,4 +117,4 @@ class RedisServer:
 async def keys_of(server: RedisServer) -> Sequence[str]:
     """Every key that is there."""
     async with server.client() as client:
-        return sorted(await client.keys())
+        return sorted(str(key) for key in await client.keys())
