@@ -27,10 +27,12 @@ class Bucket:
 
     def level(self, rate: Rate, now: float) -> float:
         """How much of it is used now. What answers cost in the end may be more than it holds."""
-        used = self.used
-        if self.of > rate.count:
-            used = min(used, rate.count)
-        return max(0.0, used - max(0.0, now - self.at) * rate.count / rate.seconds)
+        passed = max(0.0, now - self.at)
+        if self.of <= rate.count:
+            return max(0.0, self.used - passed * rate.count / rate.seconds)
+        # It was lowered. One that would be full again by the old rate is, since it may be forgotten by then.
+        before = self.used - passed * self.of / rate.seconds
+        return max(0.0, min(before, min(self.used, rate.count) - passed * rate.count / rate.seconds))
 
     def fill(self, used: float, rate: Rate, now: float) -> None:
         """So much of it is used from now on."""

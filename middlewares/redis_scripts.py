@@ -33,8 +33,10 @@ _BUCKET = (
 local function level_of(key, count, seconds)
   local found = redis.call('HMGET', key, 'used', 'at', 'of')
   local used, at = tonumber(found[1]) or 0, tonumber(found[2]) or now
-  if (tonumber(found[3]) or 0) > count then used = math.min(used, count) end
-  local level = math.max(0, used - math.max(0, now - at) * count / seconds)
+  local passed, of = math.max(0, now - at), tonumber(found[3]) or 0
+  local level = math.min(used, of > count and count or used) - passed * count / seconds
+  if of > count then level = math.min(level, used - passed * of / seconds) end
+  level = math.max(0, level)
   if at > now then
     redis.call('HSET', key, 'used', string.format('%.17g', level), 'at', string.format('%.17g', now))
   end

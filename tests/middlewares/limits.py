@@ -39,9 +39,10 @@ class Model:
 
     def level(self, kind: str, rate: Rate, now: Fraction) -> Fraction:
         used, at, of = self.used.get((kind, rate.seconds), (Fraction(0), now, rate.count))
-        if of > rate.count:
-            used = min(used, Fraction(rate.count))
-        return max(Fraction(0), used - (now - at) * rate.count / Fraction(rate.seconds))
+        passed = (now - at) / Fraction(rate.seconds)
+        levels = [min(used, Fraction(rate.count)) - passed * rate.count, used - passed * of]
+        level = min(levels) if of > rate.count else used - passed * rate.count
+        return max(Fraction(0), level)
 
     def fill(self, kind: str, rate: Rate, now: Fraction, used: Fraction) -> None:
         self.used[kind, rate.seconds] = (max(Fraction(0), used), now, rate.count)

@@ -218,7 +218,7 @@ class Against(RuleBasedStateMachine):
 
 
 TestAgainstExactNumbers = Against.TestCase
-TestAgainstExactNumbers.settings = settings(UNHURRIED, max_examples=150, stateful_step_count=40)
+TestAgainstExactNumbers.settings = settings(UNHURRIED, max_examples=60, stateful_step_count=30)
 
 
 def test_the_long_run_is_the_rate() -> None:
