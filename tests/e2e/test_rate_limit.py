@@ -1,4 +1,4 @@
-"""`rate_limit` in the real process: what is refused, in which words, and what is given back on each way out."""
+"""`rate_limit` in the real process: what is refused, in which words, and what is given back in the end."""
 
 from __future__ import annotations
 
