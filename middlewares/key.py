@@ -111,7 +111,7 @@ class Chosen(NamedTuple):
     at: int
     source: Source
     secret: Secret | None
-    digest: bytes | None
+    digest: str | None
 
 
 class KeyState(NamedTuple):
@@ -131,7 +131,7 @@ class Keys:
         self._carriers = {
             dialect: tuple({_header(source, dialect) for source in sources}) for dialect in get_args(Dialect)
         }
-        self.ring = deps.states.keep(Keyring, deps.route, Keyring)
+        self.ring = deps.states.keep(Keyring, deps.route, lambda: Keyring(deps.stores.resting))
 
     def __len__(self) -> int:
         return len(self._sources)

@@ -19,6 +19,10 @@ class Resting:
         self._until[digest] = max(self._now() + seconds, self._until.get(digest, 0.0))
         self._news.add(digest)
 
+    def wake(self, digest: str) -> None:
+        """It was taken all the same: here it may be used again."""
+        self._until.pop(digest, None)
+
     def left(self, digest: str) -> float:
         """For how many seconds the key rests; 0 if it may be used."""
         return max(0.0, self._until.get(digest, 0.0) - self._now())

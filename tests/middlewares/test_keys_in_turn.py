@@ -18,6 +18,7 @@ from middlewares.exchange import Deps, Exchange, Reply, Upload
 from middlewares.faults import Refusal, UpstreamFault
 from middlewares.key import Key, Options
 from middlewares.keyring import Keyring
+from middlewares.resting import Resting
 from middlewares.states import States
 from tests.middlewares.fakes import exchange_of, pumped, reply_of
 
@@ -30,7 +31,7 @@ class Route:
     def __init__(self, *names: str) -> None:
         self.now = 1000.0
         self.states = States()
-        self.ring = self.states.keep(Keyring, "kimi", lambda: Keyring(lambda: self.now))
+        self.ring = self.states.keep(Keyring, "kimi", lambda: Keyring(Resting(lambda: self.now)))
         self.environ = dict(KEYS)
         self.names = names or ("A", "B", "C")
         self.says: dict[str, Callable[[], Reply]] = {}
