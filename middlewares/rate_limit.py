@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-import config.clients
 from config.catalog import Scene
 from config.problems import Finding, Invalid
 from config.stores import MEMORY, StoreText
@@ -25,7 +24,7 @@ from middlewares.exchange import Deps, Exchange, Handler, Reply
 from middlewares.faults import Refusal
 from middlewares.store import Demand, Limits, Refused, Store
 
-_NONE = config.clients.ClientLimits()
+_UNLIMITED = Limits()
 _IPV6_NETWORK = 64
 """Bits: what one household or machine is given, and may change its address within at will."""
 
@@ -113,9 +112,12 @@ class ClientLimits:
     async def __call__(self, exchange: Exchange, call_next: Handler) -> Reply:
         """Raises Refusal `rate_limited`."""
         client = exchange.client
-        if client is None or client.limits == _NONE:
+        if client is None:
             return await call_next(exchange)
-        limits = Limits(client.limits.requests, client.limits.tokens, client.limits.concurrent)
+        own = client.limits
+        limits = Limits(own.requests, own.tokens, own.concurrent)
+        if limits == _UNLIMITED:
+            return await call_next(exchange)
         subject = Subject(f"clients|{client.name}", f"the client {client.name!r}")
         return await self._limiter(subject, limits, exchange, call_next)
 

@@ -140,7 +140,13 @@ for _, name in ipairs(news.probing) do
   local probe = KEYS[1] .. ':probe:' .. name
   if redis.call('GET', probe) == process then redis.call('PEXPIRE', probe, tonumber(ARGV[3])) end
 end
-for name, seconds in pairs(news.resting) do later(KEYS[2], name, seconds) end
+for name, seconds in pairs(news.resting) do
+  if seconds > 0 then
+    redis.call('HSET', KEYS[2], name, string.format('%.17g', now + seconds))
+  else
+    redis.call('HDEL', KEYS[2], name)
+  end
+end
 local function all(key, kept)
   local told, found, last = {}, redis.call('HGETALL', key), 0
   for i = 1, #found, 2 do

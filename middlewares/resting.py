@@ -1,4 +1,7 @@
-"""Keys that a provider wants left alone for a while, by a digest: never by the key itself."""
+"""Keys that a provider wants left alone for a while, by a name that is no key: a digest, say.
+
+Of one process, and of all that share a store: what is said here is told to the others, and theirs is heard.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,31 @@ from collections.abc import Callable, Mapping
 
 
 class Resting:
-    """Of one process, and of the others where a store is shared. `digest` is of the key, in hexadecimal."""
+    """Times are of a clock that nobody sets."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._until: dict[str, float] = {}
         self._news: set[str] = set()
 
-    def rest(self, digest: str, seconds: float) -> None:
-        """Leave the key alone for so long; if it rests for longer already, that holds."""
-        self._until[digest] = max(self._now() + seconds, self._until.get(digest, 0.0))
-        self._news.add(digest)
+    def rest(self, name: str, seconds: float) -> None:
+        """Leave it alone for so long from now on."""
+        self._forget()
+        self._until[name] = self._now() + seconds
+        self._news.add(name)
 
-    def wake(self, digest: str) -> None:
-        """It was taken all the same: here it may be used again."""
-        self._until.pop(digest, None)
+    def wake(self, name: str) -> None:
+        """It was taken: there is no reason to leave it alone."""
+        if self._until.pop(name, None) is not None:
+            self._news.add(name)
 
-    def left(self, digest: str) -> float:
-        """For how many seconds the key rests; 0 if it may be used."""
-        return max(0.0, self._until.get(digest, 0.0) - self._now())
+    def left(self, name: str) -> float:
+        """For how many seconds it rests; 0 if it may be used."""
+        return max(0.0, self._until.get(name, 0.0) - self._now())
 
     def news(self) -> dict[str, float]:
-        """What was said here since this was asked last, in seconds to go."""
-        news = {digest: left for digest in self._news if (left := self.left(digest))}
+        """What was said here since this was asked last, in seconds to go; 0 is awake."""
+        news = {name: self.left(name) for name in self._news}
         self._news.clear()
         return news
 
@@ -38,9 +43,12 @@ class Resting:
         self._news.update(self._until)
 
     def hear(self, told: Mapping[str, float]) -> None:
-        """What others said; and forget what is over."""
+        """How things are for all, but for what is news here."""
         now = self._now()
-        for digest, seconds in told.items():
-            self._until[digest] = max(now + seconds, self._until.get(digest, 0.0))
-        for digest in [digest for digest, until in self._until.items() if until <= now]:
-            del self._until[digest]
+        mine = {name: until for name, until in self._until.items() if name in self._news}
+        self._until = {name: now + seconds for name, seconds in told.items() if name not in self._news} | mine
+
+    def _forget(self) -> None:
+        now = self._now()
+        for name in [name for name, until in self._until.items() if until <= now]:
+            del self._until[name]

@@ -145,7 +145,7 @@ async def test_the_status_tells_of_the_process_and_of_each_route(tmp_path: Path)
         "keys": [{"source": "env BUSY_KEY", "usable": True, "resting_for_s": 0.0}],
         "clocks": {**connect_only, "first_byte": 60.0, "total": 90.0},
         "breaker": None,
-        "slots": {"limit": 1, "in_use": 1, "queued": 1},
+        "slots": {"limit": 1, "in_use": 1, "queued": 1, "shared": False},
         "in_flight": 2,
         "requests": {},
     }

@@ -33,6 +33,7 @@ def table(folder: Path, upstream: ScriptedUpstream, **changes: str) -> Path:
     replaced = {
         "https://llm.acme.example/v1": upstream.url,
         '"10.0.0.2"': '"127.0.0.1"',
+        "drain_delay: 5s": "drain_delay: 0s",  # nobody waits for it here
         "server:\n": 'server:\n  listen: ["127.0.0.1:0"]\n  admin: null\n',
         **changes,
     }

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -145,7 +146,7 @@ async def test_a_breaker_that_opens_opens_all_and_one_probe_of_them_all_closes_t
             assert len(upstream.seen) == asked
             upstream.behaviour = probed
             for gate in (one, other):
-                await until(lambda gate=gate: opened(gate, "half_open"), 10)
+                await until(partial(opened, gate, "half_open"), 10)
             tries = [asyncio.create_task(ask(gate)) for gate in (one, other) for _ in range(10)]
             await upstream.wait_seen(asked + 1)
             # Those that are refused are told at once; the one that is not waits for its answer.
@@ -155,7 +156,7 @@ async def test_a_breaker_that_opens_opens_all_and_one_probe_of_them_all_closes_t
             release.set()
             found = await asyncio.gather(*tries)
             for gate in (one, other):
-                await until(lambda gate=gate: opened(gate, "closed"), 10)
+                await until(partial(opened, gate, "closed"), 10)
 
     assert told_after < 5 and refused == (503, "breaker_open")
     assert in_all == 1
@@ -332,4 +333,4 @@ async def test_check_and_explain_never_connect(tmp_path: Path) -> None:
     assert seen == 0
     assert "a password stands in the table" in said
     assert PASSWORD not in said and "someone" not in said
-    assert f"redis://127.0.0.1:{port}/0" in said
+    assert f"redis://127.0.0.1:{port}/0" in said and "requests: 60/min" in said
