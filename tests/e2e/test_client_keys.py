@@ -107,12 +107,15 @@ ASKED = {
 async def test_a_stranger_gets_the_same_bytes_for_whatever_is_asked_and_however(tmp_path: Path) -> None:
     known = [client("ci", KEY), client("cd", OTHER), client("old", OVER, expires="2026-01-01")]
     async with gated(tmp_path, *known) as (gate, upstream):
-        answers = {}
-        for how, lines in PRESENTED.items():
-            for what, asked in ASKED.items():
-                head, _, body = asked.partition(b"\r\n")
-                more = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
-                answers[what, how] = await everything(gate, b"%b\r\n%b%b" % (head, more, body))
+        asked = {
+            (what, how): b"%b\r\n%b%b"
+            % (head, "".join(f"{line}\r\n" for line in lines).encode("latin-1"), rest)
+            for how, lines in PRESENTED.items()
+            for what, (head, _, rest) in ((what, sent.partition(b"\r\n")) for what, sent in ASKED.items())
+        }
+        # At once: a body that never ends is waited for, after the answer, for two seconds.
+        said = await asyncio.gather(*(everything(gate, sent) for sent in asked.values()))
+        answers = dict(zip(asked, said, strict=True))
         heads = [await everything(gate, request("HEAD /v1/models", *lines)) for lines in PRESENTED.values()]
         entries = await gate.wait_log(len(answers) + len(heads))
 
