@@ -433,3 +433,18 @@ async def test_a_decision_in_memory_takes_less_than_twenty_microseconds(capsys: 
         print(f"\ndecision in memory: p99 {best * 1e6:.1f} µs")
 
     assert best < 20e-6
+
+
+async def test_a_slot_whose_return_is_on_its_way_from_another_process_is_waited_for(tmp_path: Path) -> None:
+    """A client sees the last byte before the store does, and asks the other machine at once."""
+    async with RedisServer(tmp_path) as server, store_at(server.url) as one, store_at(server.url) as other:
+        for _ in range(50):
+            (held,) = await taken(one, demand(concurrent=1))
+            asked = asyncio.create_task(other.take(demand(concurrent=1)))
+            while not other._link._waiting and not asked.done():
+                await asyncio.sleep(0)
+            held.end(None)
+            granted = await asked
+            assert not isinstance(granted, Refused)
+            granted.end(None)
+            await taken(other, demand("after that", requests=DAY))
