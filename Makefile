@@ -76,15 +76,15 @@ chaos: install test-install ## 60 s of random faults, 500 exchanges at a time; C
 		tests/e2e/test_chaos.py $(ARGS)
 
 .PHONY: bench
-bench: install test-install ## what serving costs, beside a minimal relay: 12 minutes; ARGS="--quick", ARGS="--only requests,streams"
+bench: install test-install ## what serving costs, in 10 minutes; ARGS="--quick --only requests,streams"
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: bench-peers
-bench-peers: install test-install ## the same with nginx, envoy and vllm-router, where they are on the PATH
+bench-peers: install test-install ## the same beside nginx, envoy and vllm-router, if they are on the PATH
 	@$(BIN)/python -m tests.bench --peers $(ARGS)
 
 .PHONY: soak
-soak: install test-install ## does memory stay where it is? 10 minutes of streams and requests; SOAK_S=
+soak: install test-install ## does memory stay where it is? 10 minutes of load; SOAK_S=
 	@TIDEGATE_SOAK_S='$(SOAK_S)' $(BIN)/python -m tests.bench.soak
 
 .PHONY: check

@@ -29,16 +29,20 @@ from tests.support.process import ROOT
 
 def main() -> int:
     options = _options()
+    plan = QUICK if options.quick else Plan()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < plan.open_files:
+        sys.stderr.write(
+            f"bench: {plan.open_files:,} open files are needed, and `ulimit -Hn` says {hard:,}; see --quick\n"
+        )
+        return 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     places = cores()
     places.take_load()
     gc.disable()  # a pause of the load would look like one of the subject
     began, load = time.monotonic(), load_average()
     with tempfile.TemporaryDirectory(prefix="tidegate-bench-") as folder, closing(Stage()) as stage:
-        bench = Bench(
-            Ground(stage, Path(folder), places), QUICK if options.quick else Plan(), peers=options.peers
-        )
+        bench = Bench(Ground(stage, Path(folder), places), plan, peers=options.peers)
         for name in options.only:
             sys.stderr.write(f"bench: {name} …\n")
             SECTIONS[name](bench)
@@ -50,7 +54,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description="What serving costs, measured.")
-    parser.add_argument("--quick", action="store_true", help="2 minutes instead of 15, with more noise")
+    parser.add_argument("--quick", action="store_true", help="2 minutes instead of 10, with more noise")
     parser.add_argument(
         "--peers", action="store_true", help="also nginx, envoy and vllm-router, if they are on the PATH"
     )

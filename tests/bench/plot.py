@@ -9,16 +9,18 @@ from xml.sax.saxutils import escape
 
 from tests.bench.figures import Figure, Findings, shown
 
-_WIDTH, _HEIGHT = 440, 230
+_WIDTH, _HEIGHT = 500, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 108, 34, 30
 _COLUMNS = 2
+_THICKEST = 22
+_LINE = 13
 _COLOURS = ("#1668a8", "#c4532b", "#3c8d40", "#7a4ea3", "#8a7420")
 _TEXT = 'font-family="sans-serif" font-size="11"'
 
 
 def drawn(findings: Findings) -> str:
-    """All of them: what is a series as lines, what has several subjects as bars."""
-    panels = [_panel(figures) for _, figures in _grouped(findings)]
+    """A series as lines, several subjects as bars; what stands alone has nothing to be compared with."""
+    panels = [_panel(figures) for _, figures in _grouped(findings) if len(figures) > 1]
     rows = math.ceil(len(panels) / _COLUMNS)
     width, height = _COLUMNS * _WIDTH, rows * _HEIGHT
     body = "\n".join(
@@ -48,7 +50,7 @@ def _panel(figures: Sequence[Figure]) -> str:
 
 def _bars(figures: Sequence[Figure]) -> str:
     most = max(figure.median for figure in figures) or 1.0
-    step = (_HEIGHT - _TOP - _BOTTOM) / len(figures)
+    step = min(_THICKEST, (_HEIGHT - _TOP - _BOTTOM) / len(figures))
     label, room = 110, _WIDTH - 110 - 80
     parts = []
     for number, figure in enumerate(figures):
@@ -73,7 +75,7 @@ def _lines(series: dict[str, list[Figure]]) -> str:
     up = _Axis([figure.median for figure in every], _HEIGHT - _BOTTOM, _TOP)
     width, height = _WIDTH - _RIGHT - _LEFT, _HEIGHT - _TOP - _BOTTOM
     frame = f'<rect x="{_LEFT}" y="{_TOP}" width="{width}" height="{height}" fill="none" stroke="#999"/>'
-    parts = [frame]
+    parts, named = [frame], list[float]()
     for at in sorted({figure.at or 1.0 for figure in every}):
         parts.append(
             f'<text x="{across(at):.1f}" y="{_HEIGHT - 12}" {_TEXT} text-anchor="middle">{_short(at)}</text>'
@@ -89,6 +91,9 @@ def _lines(series: dict[str, list[Figure]]) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
         x, y = points[-1]
+        while any(abs(y - other) < _LINE for other in named):
+            y += _LINE
+        named.append(y)
         parts.append(
             f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" {_TEXT} fill="{colour}">{escape(subject)}</text>'
         )

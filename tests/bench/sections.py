@@ -41,6 +41,11 @@ class Plan:
     answers: int = 400
     paced: float = 1.0
 
+    @property
+    def open_files(self) -> int:
+        """Of load and provider: both ends of each stream, and what subjects keep of those before."""
+        return max(2 * self.idle_streams, 4 * max(self.counts)) + 1000
+
 
 QUICK = Plan(
     rounds=5,
