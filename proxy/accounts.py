@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Coroutine
 from time import perf_counter
 from typing import Any
 
+from middlewares.bodies import FixedBody
 from middlewares.exchange import Exchange, Reply
 from middlewares.faults import ClientFault, Fault, Outcome, TimeoutFault, UpstreamFault
 from middlewares.handshake import Handshake
@@ -110,6 +111,19 @@ class Account:
         unobserved = self.reply is not None and self.reply.unobserved
         self._metrics.exchange(self.record, overhead, unobserved=unobserved)
         self._journal.exchange(self.record)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Cut the circles that its parts make: bodies may be large, and are not to wait for the collector."""
+        for run in (self.exchange, *self._runs):
+            if run is not None:
+                run.body = run.encoded = run.patience = run.on_attempt = run.told = None
+                run.watch.moved = None
+                run.runs = []
+        if self.reply is not None:
+            self.reply.body = FixedBody(b"")
+            self.reply.taps.clear()
+        self.exchange = self.reply = None
 
     def _explain_rungs(self) -> None:
         """What became of the routes that were tried before, or besides, the one that the answer is about."""

@@ -15,7 +15,7 @@ from tests.faithful.bulk import Sink, Upload
 from tests.faithful.memory import MIB, forget_peak, open_files, peak, resident
 from tests.support.process import Tidegate, write_table
 from tests.support.raw import RawClient, post
-from tests.support.upstream import PeerGone, ScriptedUpstream, Seen, Wire, chat, sse_event
+from tests.support.upstream import PeerGone, ScriptedUpstream, Seen, Wire, answer, chat, sse_event
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count is Linux's")
 
@@ -191,3 +191,23 @@ async def test_clients_that_stop_reading_are_cut_by_idle_and_leave_nothing_behin
     assert flood.gone == 8
     assert grown < 4 * MIB, f"{grown / MIB:.1f} MiB"
     assert left[1] - left[0] < MIB, f"{(left[1] - left[0]) / MIB:.1f} MiB"
+
+
+async def test_a_large_body_is_let_go_of_with_its_exchange(tmp_path: Path) -> None:
+    """And does not wait for the collector, which looks for circles only now and then."""
+    words = "x" * (16 * MIB)
+    async with ScriptedUpstream(answer(200, {"choices": []})) as upstream:
+        async with Tidegate(table(tmp_path, upstream)) as gate:
+            begun, _ = await at_rest(gate, upstream)
+            upstream.behaviour = answer(200, {"choices": []})
+            for _ in range(20):
+                async with RawClient(gate.port) as client:
+                    body = {"model": "up/x", "messages": [{"role": "user", "content": words}]}
+                    await client.send(post("/v1/chat/completions", body))
+                    await client.read_head()
+                    await client.read_body()
+                upstream.seen.clear()
+            ended = resident(gate.process.pid)
+
+    # With what aiohttp still holds of the last one, and what the allocator keeps.
+    assert ended - begun < 96 * MIB
