@@ -4,7 +4,7 @@ What is asked while others are under way goes with the next batch, in one round 
 slot that was given back is free for whoever of this process asks next, on whatever connection of a client.
 A pool of connections would lose it.
 
-Whoever waits, waits for `BUDGET_S` at most. A batch that is late, or fails in any other way, loses the link:
+A round trip has `BUDGET_S`. A batch that is late, or fails in any other way, loses the link:
 whoever waits on it is told, and nothing is asked of it until it is `open` again. No text of an error
 leaves here, since it may quote what was sent; its kind does.
 """
@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from middlewares.redis_scripts import SCRIPTS, Script
 
 BUDGET_S = 0.05
-"""For an answer. A decision that takes longer is made without Redis."""
+"""For one round trip. Decisions that are late are made without Redis."""
 _OPENED_WITHIN_S = 1.0
 _STOOD_STILL_S = 0.01
 """A timer that fires so late tells of our own loop, and not of Redis: what has come by then counts."""
@@ -52,9 +52,8 @@ class _Asked:
     script: Script
     keys: Sequence[str]
     arguments: Sequence[Argument]
-    at: float
     answer: asyncio.Future[Reply] | None = None
-    unwanted: Callable[[Reply], None] | None = None
+    unwanted: Callable[[Reply], object] | None = None
 
     def deliver(self, reply: Reply) -> None:
         if self.answer is None:
@@ -112,33 +111,31 @@ class Link:
         script: Script,
         keys: Sequence[str],
         arguments: Sequence[Argument],
-        unwanted: Callable[[Reply], None] | None = None,
+        unwanted: Callable[[Reply], object] | None = None,
     ) -> asyncio.Future[Reply]:
         """The reply to come; it raises StoreLost."""
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._send(_Asked(script, keys, arguments, 0.0, answer, unwanted))
+        self._send(_Asked(script, keys, arguments, answer, unwanted))
         return answer
 
     def tell(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
         """Have it run; nobody waits for it, and when the link is lost it is lost, too."""
-        self._send(_Asked(script, keys, arguments, 0.0))
+        self._send(_Asked(script, keys, arguments))
 
     def _send(self, asked: _Asked) -> None:
-        loop = asyncio.get_running_loop()
-        asked.at = loop.time()
         if self._connection is None or len(self._waiting) >= _MOST_WAITING:
             asked.fail(StoreLost("not connected"))
             return
         self._waiting.append(asked)
         if self._sending is None:
-            self._sending = loop.create_task(self._send_all())
+            self._sending = asyncio.get_running_loop().create_task(self._send_all())
 
     async def _send_all(self) -> None:
         batch: list[_Asked] = []
         try:
             while self._waiting and (connection := self._connection) is not None:
                 batch, self._waiting = self._waiting[:_LARGEST_BATCH], self._waiting[_LARGEST_BATCH:]
-                replies = await _within_budget(self._run_batch(connection, batch), batch[0].at)
+                replies = await _within_budget(self._run_batch(connection, batch))
                 for asked, reply in zip(batch, replies, strict=True):
                     asked.deliver(reply)
                 batch = []
@@ -216,13 +213,13 @@ async def _run(connection: Connection, commands: Sequence[tuple[Argument, ...]])
     return replies
 
 
-async def _within_budget(work: Coroutine[Any, Any, T], since: float) -> T:
+async def _within_budget(work: Coroutine[Any, Any, T]) -> T:
     """Raises TimeoutError."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     try:
-        due = max(since, loop.time() - BUDGET_S / 2) + BUDGET_S
-        await asyncio.wait({task}, timeout=due - loop.time())
+        due = loop.time() + BUDGET_S
+        await asyncio.wait({task}, timeout=BUDGET_S)
         if not task.done() and loop.time() - due > _STOOD_STILL_S:
             await asyncio.wait({task}, timeout=_STOOD_STILL_S)
         if not task.done():

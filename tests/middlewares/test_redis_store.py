@@ -166,13 +166,14 @@ def test_the_scripts_count_as_exact_numbers_do(plain: Any, history: list[Step]) 
 
 async def test_two_processes_share_buckets_and_slots(tmp_path: Path) -> None:
     async with RedisServer(tmp_path) as server, store_at(server.url) as one, store_at(server.url) as other:
-        granted = [len(await taken(store, demand(requests=DAY), 700)) for store in (one, other)]
+        rate = Rate(300, 86400.0)
+        granted = [len(await taken(store, demand(requests=rate), 200)) for store in (one, other)]
         slots = [await taken(store, demand("s", concurrent=5), 4) for store in (one, other)]
         slots[0][0].end(None)
         # Its own process sees it free at once, without a wait: the release went before.
         again = await taken(one, demand("s", concurrent=5))
 
-    assert granted == [700, 300]
+    assert granted == [200, 100]
     assert [len(some) for some in slots] == [4, 1]
     assert len(again) == 1
 
@@ -238,6 +239,22 @@ async def test_whoever_leaves_while_it_is_decided_leaves_nothing_behind(tmp_path
 
     assert held == 1
     assert store._leases == {} and store._local._slots == {}
+
+
+async def test_whoever_leaves_with_the_answer_there_already_leaves_nothing_behind(tmp_path: Path) -> None:
+    """One who was told, and is to leave before it could look: by what follows in the same batch."""
+    async with RedisServer(tmp_path) as server, store_at(server.url) as store:
+        await taken(store, demand("warm", requests=MINUTE))
+        leaves = asyncio.create_task(store.take(demand(tokens=DAY, concurrent=1, cost=1000)))
+        await asyncio.sleep(0)
+        keys, arguments = taking(demand("other", requests=MINUTE), "")
+        follows = store._link.ask(TAKE, keys, arguments, lambda _reply: leaves.cancel())
+        follows.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        after = await taken(store, demand(tokens=DAY, concurrent=1, cost=1000))
+
+    assert len(after) == 1
 
 
 async def test_slots_of_a_process_that_was_killed_come_back_and_those_of_one_that_lives_do_not(
