@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 
+from tests.support.certificates import self_signed
 from tests.support.metrics import ADMIN, figures, status_of
 from tests.support.process import ROOT, Tidegate, write_table
 from tests.support.raw import RawClient, header, post
@@ -334,3 +335,60 @@ async def test_check_and_explain_never_connect(tmp_path: Path) -> None:
     assert "a password stands in the table" in said
     assert PASSWORD not in said and "someone" not in said
     assert f"redis://127.0.0.1:{port}/0" in said and "requests: 60/min" in said
+
+
+async def test_each_worker_has_one_connection_and_their_supervisor_none(tmp_path: Path) -> None:
+    async with RedisServer(tmp_path) as redis:
+        limit = {"rate_limit": {"requests": "5/d", "per": "route", "store": redis.url}}
+        routes = {"demo": {"upstream": "demo", "middlewares": ["prefix_rewrite"]}}
+        server = {"workers": 2, **ADMIN}
+        table = write_table(tmp_path, routes, middlewares=[limit], server=server)
+        async with Tidegate(table, ready_within=30) as gate:
+
+            async def connected() -> bool:
+                async with redis.client() as client:
+                    return len(await client.client_list()) - 1 == 2
+
+            await until(connected, 10)
+            body = {"model": "demo/echo", "messages": [{"role": "user", "content": "a"}]}
+            statuses = []
+            for _ in range(8):
+                async with RawClient(gate.port) as client:
+                    await client.send(post(CHAT, body))
+                    statuses.append((await read_answer(client))[0])
+            told, scraped = await status_of(gate), await figures(gate)
+
+    assert statuses == [200] * 5 + [429] * 3
+    assert told["stores"] == {redis.name: {"up": True, "failures": 0}}
+    assert scraped.value("tidegate_store_up", store=redis.name) == 1
+
+
+async def test_a_store_over_tls_is_verified_and_its_user_is_in_the_environment(tmp_path: Path) -> None:
+    made = self_signed(tmp_path)
+    files = ("--tls-cert-file", str(made.cert), "--tls-key-file", str(made.key), "--tls-ca-cert-file")
+    options = (*files, str(made.cert), "--tls-auth-clients", "no")
+    users = tmp_path / "users.acl"
+    users.write_text(f"user default off\nuser gate on >{PASSWORD} ~* +@all\n")
+    found = {}
+    async with RedisServer(
+        tmp_path, *options, "--aclfile", str(users), login=f"gate:{PASSWORD}@", tls=True
+    ) as redis:
+        for name, url in (
+            ("trusted", f"{redis.url}?ssl_ca_certs={made.cert}".replace("127.0.0.1", "localhost")),
+            ("unknown", redis.url.replace("127.0.0.1", "localhost")),
+        ):
+            limit = {"rate_limit": {"requests": "5/d", "per": "route", "store": "${REDIS_URL}"}}
+            routes = {"demo": {"upstream": "demo", "middlewares": ["prefix_rewrite"]}}
+            table = write_table(tmp_path, routes, middlewares=[limit], server=ADMIN)
+            async with Tidegate(table, env={"REDIS_URL": url}, secrets=[PASSWORD]) as gate:
+
+                async def tried(gate: Tidegate = gate) -> bool:
+                    (store,) = (await status_of(gate))["stores"].values()
+                    return bool(store["up"] or store["failures"])
+
+                await until(tried, 10)
+                found[name] = (await status_of(gate))["stores"], gate.events("store_lost")
+
+    place = f"localhost:{redis.port}/0"
+    assert found["trusted"] == ({place: {"up": True, "failures": 0}}, [])
+    assert found["unknown"][0][place]["up"] is False and found["unknown"][1]

@@ -74,7 +74,7 @@ class RedisServer:
 
     async def _answers(self) -> bool:
         if self._tls:
-            return f"port={self.port}" in (self._folder / "redis.log").read_text()
+            return "Ready to accept connections" in (self._folder / "redis.log").read_text()
         async with self.client() as client:
             try:
                 return bool(await client.ping())
