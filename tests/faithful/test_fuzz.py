@@ -68,6 +68,11 @@ async def on_a_unix_socket(folder: Path) -> AsyncIterator[Scene]:
         async with Tidegate(write_table(folder, routes, server=server)) as gate:
             await gate.wait_event("listening", address=f"unix:{path}")
             await gate.wait_event("ready")
+            # The event loop opens /dev/null with its first connection, and keeps it.
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await reader.read()
+            writer.close()
             yield Scene(gate, upstream, path, open_files(gate.process.pid))
     # What went on to the upstream was HTTP to a strict reader, every byte of it.
     assert not upstream.failures

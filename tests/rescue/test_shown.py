@@ -198,7 +198,7 @@ async def test_a_full_queue_a_missing_key_and_a_closed_port_are_named(tmp_path: 
     assert told.by("tidegate_attempts_total", "result", route="full") == {"queue_full": 1}
     assert told.by("tidegate_attempts_total", "result", route="keyless") == {"key_missing": 1}
     assert told.by("tidegate_attempts_total", "result", route="nowhere") == {"upstream_connect": 1}
-    assert slots == {"limit": 1, "in_use": 1, "queued": 0}
+    assert slots == {"limit": 1, "in_use": 1, "queued": 0, "shared": False}
 
 
 async def test_an_error_that_is_told_inside_of_a_stream_is_an_attempt_that_failed(tmp_path: Path) -> None:
