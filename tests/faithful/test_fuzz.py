@@ -21,7 +21,7 @@ from tests.support.raw import RawClient, post
 
 INPUTS = 100_000
 """For each of two processes, since a machine has two cores at least."""
-WARM_UP = 5_000
+WARM_UP = 20_000
 SEED = int(os.environ.get("TIDEGATE_FUZZ_SEED", "20260707"))
 EXPECTED = {"listening", "ready"}
 ASK = {"messages": [{"role": "user", "content": "still there"}]}
