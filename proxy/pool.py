@@ -1,8 +1,8 @@
-"""Connections to providers: aiohttp's, kept on a shorter lead.
+"""Connections to providers: dialled and kept by aiohttp's connector, spoken on by ourselves.
 
-What aiohttp's own do not do: tell a reader whose answer's framing broke, take a reset for a reset when
-only the end of the connection delimits the answer, and drop a pooled connection on which bytes arrive
-that nobody asked for. Those would be the next client's answer.
+While an answer is awaited its bytes go to that `Answer`. Before that a connection belongs to aiohttp, which
+asks an HTTP proxy for a tunnel on it; after a switch of protocols, to the tunnel. In the pool nothing may
+come but its end: bytes that nobody asked for would be the next client's answer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from typing import Any, Protocol
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest, ConnectionKey
 
+from proxy.answers import Answer
 from proxy.kernel import LAST_BYTES_WITHIN_MS, close_with_reset, give_up_after
+
+_NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
 
 class Source(Protocol):
@@ -22,6 +26,22 @@ class Source(Protocol):
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+
+class Stoppable(Protocol):
+    """A request that is being sent."""
+
+    def stop(self) -> bool:
+        """Send no more of it; False if that was not all."""
+        ...
+
+
+class Receiver(Protocol):
+    """What takes a connection's bytes once they are no HTTP any more."""
+
+    def feed_data(self, data: bytes) -> object: ...
+
+    def feed_eof(self) -> None: ...
 
 
 class ProviderConnection(ResponseHandler):
@@ -33,16 +53,95 @@ class ProviderConnection(ResponseHandler):
     """A byte of the answer has come."""
     source: Source | None = None
     """Paused while the provider takes nothing."""
+    sending: Stoppable | None = None
+    """Its request, as long as that is on its way."""
     flushes = False
     """Whether what was written still leaves when it is closed: not half a request, but a last message."""
+    spoilt = False
+    """It carries no further request."""
     _used = False
     _resting = False
+    _reading = True
+    _answer: Answer | None = None
+    _receiver: Receiver | None = None
+    _switched = b""
+    _lease: aiohttp.connector.Connection | None = None
 
-    def set_response_params(self, **params: Any) -> None:
-        """Called when a request takes the connection."""
+    def carry(self, lease: aiohttp.connector.Connection, route: str, *, head_only: bool) -> Answer:
+        """Take a request; its answer. `lease` is let go of when that is over."""
         self.reused, self._used = self._used, True
         self.answered = self._resting = False
-        super().set_response_params(**params)
+        self._lease = lease
+        self._answer = answer = Answer(self, route, head_only=head_only)
+        return answer
+
+    # ---- for the answer
+
+    def read_no_more(self) -> None:
+        """The reader of the answer is slow."""
+        if self._reading and self.transport is not None and not self.transport.is_closing():
+            self._reading = False
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """It has caught up."""
+        if not self._reading:
+            self._reading = True
+            if self.transport is not None and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def spoil(self) -> None:
+        """It carries no further request."""
+        self.spoilt = True
+        self.force_close()
+        if self._resting:
+            self.abort()
+
+    def over(self) -> None:
+        """The answer has come to its end, or nobody wants the rest of it."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        self._answer = None
+        all_sent = self.sending is None or self.sending.stop()
+        self.sending = None
+        if self.spoilt or not all_sent:
+            lease.close()
+        else:
+            self.read_on()
+            lease.release()
+
+    def switched(self, rest: bytes) -> None:
+        """It speaks another protocol from here on."""
+        self.spoilt = True
+        self._switched = rest
+
+    # ---- for who sends
+
+    async def drained(self) -> None:
+        """Wait until the provider has taken enough. Raises ConnectionError when it is gone."""
+        await self._drain_helper()
+
+    def give_up(self) -> None:
+        """Half a request was sent, and the rest will not come."""
+        answer = self._answer
+        self.spoil()
+        if self.transport is not None:
+            close_with_reset(self.transport.get_extra_info("socket"))
+        self.abort()
+        if answer is not None:
+            answer.lost(ConnectionAbortedError())
+
+    # ---- for the tunnel
+
+    def hand_to(self, receiver: Receiver) -> None:
+        """From here on what comes goes to `receiver`."""
+        self._receiver = receiver
+        rest, self._switched = self._switched, b""
+        if rest:
+            receiver.feed_data(rest)
+
+    # ---- for the event loop and the connector
 
     def rest(self) -> None:
         """The connection waits in the pool: from here on nothing may come but its end."""
@@ -74,35 +173,34 @@ class ProviderConnection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the provider."""
-        if data:
-            if self._resting:
-                self.force_close()
-                self.abort()
-                return
+        if self._answer is not None and self._receiver is None:
             self.answered = True
-        super().data_received(data)
-        if self._resting and self._buffer:
-            # The answer ended within these bytes, which gave the connection back; what follows is unasked.
-            self.force_close()
+            self._answer.feed(data)
+        elif self._receiver is not None:
+            self._receiver.feed_data(data)
+        elif self._used or self._resting:
+            self.spoil()
             self.abort()
-        elif self._exception is not None:
-            self._break_body(self._exception)
-
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
-        """The request failed; where its answer has begun already, the reader of that has to know."""
-        super().set_exception(exc, *cause)
-        self._break_body(exc)
+        else:
+            super().data_received(data)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The end; with `exc` it is no proper one, whatever the framing."""
-        if exc is not None:
-            self._break_body(exc)
+        answer, receiver = self._answer, self._receiver
+        self.spoilt = True
         super().connection_lost(exc)
+        if receiver is not None:
+            receiver.feed_eof()
+        if answer is not None:
+            answer.lost(exc)
 
-    def _break_body(self, cause: BaseException) -> None:
-        body = self._payload
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(aiohttp.ClientPayloadError("the answer broke off"), cause)
+
+class Destination:
+    """Where the requests of one route go: what aiohttp's connector has to know to dial, made once."""
+
+    def __init__(self, request: ClientRequest) -> None:
+        self.request = request
+        self.key: ConnectionKey = request.connection_key
 
 
 class Pool(aiohttp.TCPConnector):
@@ -118,6 +216,13 @@ class Pool(aiohttp.TCPConnector):
         else:
             super().__init__(limit=0, ttl_dns_cache=120, force_close=True)
         self._factory: Any = functools.partial(ProviderConnection, loop=self._loop)
+
+    async def lease(self, there: Destination) -> aiohttp.connector.Connection:
+        """A connection, kept or new. Raises what aiohttp raises."""
+        kept = await self._get(there.key, [])
+        if kept is not None:
+            return kept
+        return await self.connect(there.request, traces=[], timeout=_NO_LIMIT)
 
     def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         super()._release(key, protocol, should_close=should_close)

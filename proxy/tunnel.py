@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
-
 from middlewares.exchange import Exchange, Sink
 from middlewares.faults import ClientGone, UpstreamFault
 from middlewares.frames import Frames
+from proxy.answers import Answer
 from proxy.kernel import bytes_taken
 from proxy.pool import ProviderConnection, Source
 
@@ -27,10 +26,8 @@ class Tunnel:
 
     between_events = False
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, connection: ProviderConnection, exchange: Exchange
-    ) -> None:
-        self._response = response
+    def __init__(self, answer: Answer, connection: ProviderConnection, exchange: Exchange) -> None:
+        self._answer = answer
         self._connection = connection
         self._watch = exchange.watch
         self._up, self._down = Frames(), Frames()
@@ -41,9 +38,9 @@ class Tunnel:
         self._gone: ClientGone | None = None
         self._turn = asyncio.Event()
         connection.flushes = True
-        connection.set_parser(self, None)
+        connection.hand_to(self)
         # Whoever has to wait before the answer may go on, nothing piles up meanwhile.
-        connection.pause_reading()
+        connection.read_no_more()
         self._taken = 0
 
     @property
@@ -98,7 +95,7 @@ class Tunnel:
         self._sink, self._halted = sink, False
         while self._held and not self._halted:
             sink(self._held.pop(0))
-        self._connection.resume_reading()
+        self._connection.read_on()
         async with self._watch.guard():
             while not (self._ended or self._halted or self._gone):
                 self._turn.clear()
@@ -120,17 +117,17 @@ class Tunnel:
 
     def pause(self) -> None:
         """The client takes less than comes."""
-        self._connection.pause_reading()
+        self._connection.read_no_more()
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self._watch.start("idle")
-        self._connection.resume_reading()
+        self._connection.read_on()
 
     def close(self) -> None:
         """Close the connection to the provider; what was written to it still leaves."""
         self._connection.source = None
-        self._response.close()
+        self._answer.close()
 
 
 class FromClient:

@@ -1,42 +1,34 @@
-"""The only caller of a provider, and the only place where aiohttp's errors become faults.
+"""The only caller of a provider, and the only place where what goes wrong there becomes a fault.
 
-Requests are made of aiohttp's parts (its connector, request and response) without its session: a
-session repeats requests silently, follows redirects, keeps cookies and adds headers, all of which a
-proxy has to switch off again.
+aiohttp's connector dials, through proxies and with TLS, and keeps connections; what is said on them is
+ours (`sending`, `answers`). Its session, requests and responses are not used: they repeat requests
+silently, follow redirects, keep cookies, add headers, and take most of a request's time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import NamedTuple
 
 import aiohttp
-from aiohttp import payload
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_reqrep import ClientRequest
-from multidict import CIMultiDict
+from multidict import CIMultiDictProxy
 from yarl import URL
 
-from middlewares.bodies import Gate
 from middlewares.commit import observed, ready
-from middlewares.envelope import Envelope
-from middlewares.exchange import Exchange, Reply, Sink, Unreadable, Upload
+from middlewares.exchange import Exchange, Reply, Upload
 from middlewares.faults import UpstreamFault
 from middlewares.handshake import Handshake
-from middlewares.multipart import Form
-from proxy.pool import Pool, ProviderConnection
+from proxy.answers import Answer
+from proxy.pool import Destination, Pool, ProviderConnection
+from proxy.sending import Outgoing, Sending, address, head_of, outgoing
 from proxy.tunnel import Tunnel
 from proxy.ways import Way
-from proxy.wire import downward, upward_query
+from proxy.wire import downward
 
-_NO_LIMIT = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
-_INVENTED = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 _OF_A_BODY = ("Content-Length", "Content-Type", "Content-Encoding")
-_READ_BUFFER = 64 * 1024
-_MAX_HEAD_FIELD = 32 * 1024
 
 
 class Client:
@@ -55,63 +47,88 @@ class Client:
         await self._kept.close()
         await self._new.close()
 
-    async def call(self, exchange: Exchange, way: Way, url: URL) -> aiohttp.ClientResponse:
-        """Send the exchange to `url` by that way; return at the answer's head. Raises UpstreamFault."""
-        call = _Call(exchange)
-        if isinstance(exchange.body, Handshake):
-            # Whatever becomes of it, this connection carries nothing else.
-            return await self._send(self._new, call, way, url)
-        if isinstance(exchange.body, Upload):
-            # It cannot be sent twice, so it must not meet a connection that may have died.
-            try:
-                return await self._send(self._new, call, way, url)
-            except UpstreamFault:
-                if exchange.body.fault is not None:
-                    raise exchange.body.fault from None
-                raise
+    async def call(self, exchange: Exchange, there: Place) -> Answer:
+        """Send the exchange; return at the answer's head. Raises UpstreamFault, or what ended an upload."""
+        parcel = outgoing(exchange)
+        upload = parcel.data if isinstance(parcel.data, Upload) else None
+        # What cannot be sent twice must not meet a connection that may have died; and a WebSocket's carries
+        # nothing else, whatever becomes of it.
+        pool = self._kept if upload is None and not isinstance(exchange.body, Handshake) else self._new
         try:
-            return await self._send(self._kept, call, way, url)
-        except UpstreamFault as fault:
-            if fault.code != "upstream_reset" or not call.died_unnoticed:
-                raise
-        # A pooled connection that died unnoticed: nothing was lost but the time to see it.
-        exchange.watch.new_attempt()
-        return await self._send(self._new, call, way, url)
+            return await self._send(pool, exchange, there, parcel)
+        except _DiedUnnoticed:
+            # Nothing was lost but the time to see it.
+            exchange.watch.new_attempt()
+            return await self._send(self._new, exchange, there, parcel)
+        except UpstreamFault:
+            if upload is not None and upload.fault is not None:
+                raise upload.fault from None
+            raise
 
-    async def _send(self, pool: Pool, call: _Call, way: Way, url: URL) -> aiohttp.ClientResponse:
-        request = ClientRequest(
-            call.exchange.inbound.method,
-            url,
-            headers=call.headers,
-            skip_auto_headers=_INVENTED,
-            data=call.payload(),
-            loop=asyncio.get_running_loop(),
-            ssl=way.ssl,
-            proxy=way.proxy,
-            proxy_auth=way.login,
-        )
-        route = call.exchange.route
-        with ExitStack() as undo:
-            with _as_unreachable(route):
-                connection = await pool.connect(request, traces=[], timeout=_NO_LIMIT)
-            undo.callback(connection.close)
-            undo.enter_context(_as_faults(route))
-            protocol = connection.protocol
-            assert isinstance(protocol, ProviderConnection)
-            protocol.set_response_params(
-                skip_payload=request.method == "HEAD",
-                read_until_eof=True,
-                auto_decompress=False,
-                read_bufsize=_READ_BUFFER,
-                max_field_size=_MAX_HEAD_FIELD,
+    async def _send(self, pool: Pool, exchange: Exchange, there: Place, parcel: Outgoing) -> Answer:
+        with _as_unreachable(exchange.route):
+            lease = await pool.lease(there.destination())
+        connection = lease.protocol
+        assert isinstance(connection, ProviderConnection)
+        method = exchange.inbound.method
+        answer = connection.carry(lease, exchange.route, head_only=method == "HEAD")
+        try:
+            exchange.watch.stop("connect")
+            connection.sending = sending = Sending(connection, lambda: _sent(exchange))
+            sending.send(
+                head_of(f"{method} {there.target(exchange)} HTTP/1.1", there.lines, parcel), parcel.data
             )
-            call.connected(protocol)
-            response = await request.send(connection)
-            undo.callback(response.close)
-            await response.start(connection)
-            # From here on the response owns the connection, and the exchange closes the response.
-            undo.pop_all()
-            return response
+            await answer.head()
+        except BaseException as error:
+            answer.close()
+            if isinstance(error, UpstreamFault) and connection.reused and not connection.answered:
+                raise _DiedUnnoticed(error.code, error.message) from error.__cause__
+            raise
+        return answer
+
+
+class _DiedUnnoticed(UpstreamFault):
+    """The connection came from the pool, and failed before a byte of the answer."""
+
+
+def _sent(exchange: Exchange) -> None:
+    watch = exchange.watch
+    if exchange.head_at is None:
+        watch.start("first_byte")
+        if exchange.streaming:
+            watch.start("first_token")
+
+
+class Place:
+    """Where one route's requests go, as its connections and its request lines name it."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        url = URL(way.base, encoded=True)
+        login = f"Proxy-Authorization: {way.login.encode()}" if way.by_proxy and way.login else None
+        self.lines = (f"Host: {url.host_port_subcomponent or ''}", *([login] if login else []))
+        """The first header lines of each request."""
+        self._path = url.raw_path.rstrip("/")
+        self._destination: Destination | None = None
+
+    def destination(self) -> Destination:
+        """For the connector; made when there is a loop."""
+        if self._destination is None:
+            way = self._way
+            request = ClientRequest(
+                "GET",
+                URL(way.base, encoded=True),
+                loop=asyncio.get_running_loop(),
+                ssl=way.ssl,
+                proxy=way.proxy,
+                proxy_auth=way.login,
+            )
+            self._destination = Destination(request)
+        return self._destination
+
+    def target(self, exchange: Exchange) -> str:
+        """What stands in the request line: an HTTP proxy that reads the request needs all of the address."""
+        return address(self._way.base if self._way.by_proxy else self._path, exchange)
 
 
 class Upstream:
@@ -120,183 +137,33 @@ class Upstream:
     def __init__(self, client: Client, way: Way) -> None:
         self._client = client
         self._way = way
+        self._place = Place(way)
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Make one attempt; the reply is ready to be committed."""
         return await exchange.attempt(self._ask)
 
     async def _ask(self, exchange: Exchange) -> Reply:
-        url = URL(address(self._way.base, exchange), encoded=True)
         async with exchange.watch.guard():
-            response = await self._client.call(exchange, self._way, url)
-        exchange.stack.callback(response.close)
-        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._way.by_proxy:
+            answer = await self._client.call(exchange, self._place)
+        exchange.stack.callback(answer.close)
+        if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._way.by_proxy:
             raise UpstreamFault(
                 "upstream_connect", f"The proxy of {exchange.route!r} refused the connection (407)."
             )
         exchange.note_head()
-        if response.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):
-            headers = _headers_down(response)
+        headers = CIMultiDictProxy(answer.headers)
+        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS and isinstance(exchange.body, Handshake):
+            down = downward(headers, answer.raw_headers)
             for name in _OF_A_BODY:
-                headers.popall(name, None)
-            return Reply(response.status, headers, _tunnel(exchange, response))
-        _refuse_misplaced(exchange, response)
-        reply = Reply(response.status, _headers_down(response), ResponseBody(response, exchange))
+                down.popall(name, None)
+            return Reply(answer.status, down, _tunnel(exchange, answer))
+        _refuse_misplaced(exchange, answer)
+        body = exchange.body
+        if isinstance(body, Upload):
+            answer.broken_by = lambda: body.fault
+        reply = Reply(answer.status, downward(headers, answer.raw_headers), answer)
         return await ready(exchange, observed(exchange, reply))
-
-
-def address(base: str, exchange: Exchange) -> str:
-    """Where it goes: `base` without a slash at its end, what follows `/v1`, and the query that may go up."""
-    query = upward_query(exchange.query)
-    return base + exchange.inbound.path + (f"?{query}" if query else "")
-
-
-class Outgoing(NamedTuple):
-    """What is sent, but for what frames it on its connection (`Host`, `Content-Length` and the like)."""
-
-    headers: CIMultiDict[str]
-    data: bytes | Upload | None
-
-
-def outgoing(exchange: Exchange) -> Outgoing:
-    """The headers and the body as they go up."""
-    headers, body = exchange.headers.copy(), exchange.body
-    if isinstance(body, Envelope | Unreadable):
-        headers["Accept-Encoding"] = "identity"
-    if isinstance(body, Envelope | Form):
-        if exchange.encoded is not None and body.untouched:
-            return Outgoing(headers, exchange.encoded)
-        if exchange.encoded is not None:
-            headers.popall("Content-Encoding", None)
-        return Outgoing(headers, body.encode())
-    if isinstance(body, Unreadable):
-        return Outgoing(headers, exchange.encoded or body.raw)
-    if isinstance(body, Handshake):
-        headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
-        return Outgoing(headers, None)
-    return Outgoing(headers, body)
-
-
-class ResponseBody(Gate):
-    """The body of an aiohttp response, pushed."""
-
-    __slots__ = ("_exchange", "_response")
-
-    def __init__(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
-        super().__init__()
-        self._response = response
-        self._exchange = exchange
-
-    async def pump(self, sink: Sink) -> bool:
-        """Hand over whatever has arrived, as often as something has. Raises `upstream_cut`."""
-        content = self._response.content
-        self.halted = False
-        while True:
-            # Before reading, not after writing: a piece that was held may have closed the gate.
-            await self.passed()
-            try:
-                chunk = await content.readany()
-            except (aiohttp.ClientError, OSError) as error:
-                upload = self._exchange.body
-                if isinstance(upload, Upload) and upload.fault is not None:
-                    raise upload.fault from None
-                raise UpstreamFault("upstream_cut", "The provider broke off its answer.") from error
-            if not chunk:
-                return True
-            sink(chunk)
-            if self.halted:
-                return False
-
-    def close(self) -> None:
-        """Close the connection, unless the answer was read to its end."""
-        self._response.close()
-
-
-class _Call:
-    """What one call needs, made once for both of its possible sends."""
-
-    __slots__ = ("_connection", "_data", "exchange", "headers")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-        self.headers, self._data = outgoing(exchange)
-        self._connection: ProviderConnection | None = None
-
-    @property
-    def died_unnoticed(self) -> bool:
-        """The connection came from the pool, and failed before a byte of the answer."""
-        connection = self._connection
-        return connection is not None and connection.reused and not connection.answered
-
-    def payload(self) -> payload.Payload | None:
-        """The body as aiohttp sends it; the clocks learn when its last byte is out."""
-        data = self._data
-        if data is None:
-            return None
-        if isinstance(data, Upload):
-            if data.length is not None:
-                self.headers["Content-Length"] = str(data.length)
-            return _UploadPayload(data.pieces, self)
-        return _HeldPayload(data, self)
-
-    def connected(self, connection: ProviderConnection) -> None:
-        self._connection = connection
-        self.exchange.watch.stop("connect")
-        if self._data is None:
-            self.sent()
-
-    def sent(self) -> None:
-        watch = self.exchange.watch
-        if self.exchange.head_at is None:
-            watch.start("first_byte")
-            if self.exchange.streaming:
-                watch.start("first_token")
-
-
-class _HeldPayload(payload.Payload):
-    """Bytes in memory, written in pieces so that a large body does not hold up the loop."""
-
-    _PIECE = 256 * 1024
-
-    def __init__(self, data: bytes, call: _Call) -> None:
-        super().__init__(data)
-        self._size = len(data)
-        self._call = call
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise NotImplementedError("a body is sent, never shown")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        data: bytes = self._value
-        if len(data) <= self._PIECE:
-            await writer.write(data)
-        else:
-            view = memoryview(data)
-            for start in range(0, len(data), self._PIECE):
-                await writer.write(view[start : start + self._PIECE])
-        self._call.sent()
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        await self.write(writer)
-
-
-class _UploadPayload(payload.Payload):
-    """A body that is still arriving from the client."""
-
-    def __init__(self, pieces: AsyncIterator[bytes], call: _Call) -> None:
-        super().__init__(pieces)
-        self._call = call
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        raise NotImplementedError("a body is sent, never shown")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        async for piece in self._value:
-            await writer.write(piece)
-        self._call.sent()
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        await self.write(writer)
 
 
 @contextmanager
@@ -312,48 +179,28 @@ def _as_unreachable(route: str) -> Iterator[None]:
         raise UpstreamFault("upstream_connect", f"No connection to the provider of {route!r}.") from error
 
 
-@contextmanager
-def _as_faults(route: str) -> Iterator[None]:
-    """Map what aiohttp raises before the head of an answer."""
-    try:
-        yield
-    except aiohttp.ClientResponseError as error:
-        raise UpstreamFault(
-            "upstream_protocol", f"The provider of {route!r} did not answer in HTTP."
-        ) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise UpstreamFault(
-            "upstream_reset", f"The provider of {route!r} closed the connection without an answer."
-        ) from error
-
-
-def _headers_down(response: aiohttp.ClientResponse) -> CIMultiDict[str]:
-    return downward(response.headers, response.raw_headers)
-
-
-def _tunnel(exchange: Exchange, response: aiohttp.ClientResponse) -> Tunnel:
-    protocol = response.connection.protocol if response.connection is not None else None
-    if response.headers.get("Upgrade", "").strip().lower() != "websocket" or protocol is None:
+def _tunnel(exchange: Exchange, answer: Answer) -> Tunnel:
+    if answer.headers.get("Upgrade", "").strip().lower() != "websocket":
         raise UpstreamFault(
             "upstream_protocol", f"The provider of {exchange.route!r} switched to what is no WebSocket."
         )
-    assert isinstance(protocol, ProviderConnection)
-    return Tunnel(response, protocol, exchange)
+    assert isinstance(answer.line, ProviderConnection)
+    return Tunnel(answer, answer.line, exchange)
 
 
-def _refuse_misplaced(exchange: Exchange, response: aiohttp.ClientResponse) -> None:
+def _refuse_misplaced(exchange: Exchange, answer: Answer) -> None:
     """Neither what is no answer, nor framing we cannot read, nor a redirect of a body and of the key."""
-    codings = [line.strip().lower() for line in response.headers.getall("Transfer-Encoding", ())]
+    codings = [line.strip().lower() for line in answer.headers.getall("Transfer-Encoding", ())]
     # aiohttp's parser takes `Content-Length : 2`, and leaves the space in the name: we would not know the
     # header for what it is, and would send it on beside a framing of our own.
-    spaced = any(" " in name for name in response.headers)
-    if not 200 <= response.status <= 599 or spaced or set(codings) - {"chunked"}:
+    spaced = any(" " in name for name in answer.headers)
+    if not 200 <= answer.status <= 599 or spaced or set(codings) - {"chunked"}:
         raise UpstreamFault(
             "upstream_protocol", f"The provider of {exchange.route!r} answered what is not HTTP."
         )
-    if exchange.body is None or not 300 <= response.status < 400 or response.status == 304:
+    if exchange.body is None or not 300 <= answer.status < 400 or answer.status == 304:
         return
-    place = response.headers.get("Location", "")
+    place = answer.headers.get("Location", "")
     try:
         host = URL(place).host
     except ValueError:

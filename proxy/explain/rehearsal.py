@@ -30,8 +30,8 @@ from proxy.intake import take_body
 from proxy.logs import where
 from proxy.opening import Head, begin, names_of, read_head
 from proxy.router import RULES, Choice, Named, Router, Rule
+from proxy.sending import address, outgoing
 from proxy.table import OWN_AGENT, STATEFUL, RouteTable, Surroundings, compile_table, host_of
-from proxy.upstream import address, outgoing
 from proxy.wire import split_target
 
 _REMOTE = "127.0.0.1"
