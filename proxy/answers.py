@@ -59,6 +59,7 @@ class Answer:
         "_gone",
         "_head_is_all",
         "_kept",
+        "_let_go",
         "_parser",
         "_paused",
         "_route",
@@ -96,7 +97,7 @@ class Answer:
         self._gone: BaseException | None = None
         self._fault: UpstreamFault | None = None
         self._turn: asyncio.Future[None] | None = None
-        self._paused = self._stopped = False
+        self._paused = self._stopped = self._let_go = False
         self._parser = _parser(self)
 
     # ---- for who reads it
@@ -159,6 +160,8 @@ class Answer:
         self._flow()
 
     def _flow(self) -> None:
+        if self._let_go:
+            return
         if self._paused or self._stopped:
             self.line.read_no_more()
         else:
@@ -170,7 +173,7 @@ class Answer:
         self._kept.clear()
         if not self.ended:
             self.line.spoil()
-        self.line.over()
+        self._leave()
 
     # ---- for its connection
 
@@ -222,7 +225,13 @@ class Answer:
     def _end(self) -> None:
         self.ended = True
         self._wake()
-        self.line.over()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the connection, once: from then on it may be another answer's."""
+        if not self._let_go:
+            self._let_go = True
+            self.line.over()
 
     # ---- what httptools calls
 
