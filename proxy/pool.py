@@ -65,6 +65,7 @@ class ProviderConnection(ResponseHandler):
     _answer: Answer | None = None
     _receiver: Receiver | None = None
     _switched = b""
+    _speaks_otherwise = False
     _lease: aiohttp.connector.Connection | None = None
 
     def carry(self, lease: aiohttp.connector.Connection, route: str, *, head_only: bool) -> Answer:
@@ -73,6 +74,8 @@ class ProviderConnection(ResponseHandler):
         self.answered = self._resting = False
         self._lease = lease
         self._answer = answer = Answer(self, route, head_only=head_only)
+        if self.transport is None:
+            answer.lost(None)  # in the moment in which it was made
         return answer
 
     # ---- for the answer
@@ -113,8 +116,8 @@ class ProviderConnection(ResponseHandler):
 
     def switched(self, rest: bytes) -> None:
         """It speaks another protocol from here on."""
-        self.spoilt = True
-        self._switched = rest
+        self.spoilt = self._speaks_otherwise = True
+        self._switched += rest
 
     # ---- for who sends
 
@@ -173,11 +176,13 @@ class ProviderConnection(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the provider."""
-        if self._answer is not None and self._receiver is None:
+        if self._receiver is not None:
+            self._receiver.feed_data(data)
+        elif self._speaks_otherwise:
+            self._switched += data  # until somebody takes it
+        elif self._answer is not None:
             self.answered = True
             self._answer.feed(data)
-        elif self._receiver is not None:
-            self._receiver.feed_data(data)
         elif self._used or self._resting:
             self.spoil()
             self.abort()
