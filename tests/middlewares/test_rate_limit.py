@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
+from config import clients
+from config.clients import Client
 from config.units import Rate
 from middlewares.exchange import Exchange
 from middlewares.faults import Refusal
@@ -14,10 +14,13 @@ from middlewares.store import Limits, MemoryStore
 from tests.middlewares.fakes import FakeNext, deps_of, exchange_of
 
 
-@dataclass(frozen=True)
-class Client:
-    name: str
-    limits: Limits | None = None
+def named(name: str, limits: Limits | None = None) -> Client:
+    own = limits or Limits()
+    return Client(
+        name=name,
+        digest=b"",
+        limits=clients.ClientLimits(requests=own.requests, tokens=own.tokens, concurrent=own.concurrent),
+    )
 
 
 def asked_by(client: Client | None) -> Exchange:
@@ -47,15 +50,15 @@ async def test_limits_of_the_clients_file_are_each_clients_own() -> None:
     two = Limits(requests=Rate(2, 60.0))
     for name in ("ci", "dev"):
         for _ in range(2):
-            await enforce(asked_by(Client(name, two)), FakeNext())
+            await enforce(asked_by(named(name, two)), FakeNext())
         with pytest.raises(Refusal) as caught:
-            await enforce(asked_by(Client(name, two)), FakeNext())
+            await enforce(asked_by(named(name, two)), FakeNext())
         assert (caught.value.code, caught.value.retry_after) == ("rate_limited", 30)
         told = f"The limit of 2 requests/min for the client '{name}' is reached: wait 30 s."
         assert caught.value.message == told
 
 
-@pytest.mark.parametrize("client", [None, Client("root"), Client("all", Limits())])
+@pytest.mark.parametrize("client", [None, named("root"), named("all", Limits())])
 async def test_whoever_has_no_limits_is_not_counted(client: Client | None) -> None:
     store = MemoryStore()
     await ClientLimits(store)(asked_by(client), FakeNext())
@@ -65,7 +68,7 @@ async def test_whoever_has_no_limits_is_not_counted(client: Client | None) -> No
 
 async def test_a_clients_slot_comes_back_with_its_exchange() -> None:
     enforce = ClientLimits(MemoryStore())
-    first, second = (asked_by(Client("ci", Limits(concurrent=1))) for _ in range(2))
+    first, second = (asked_by(named("ci", Limits(concurrent=1))) for _ in range(2))
     await enforce(first, FakeNext())
     with pytest.raises(Refusal, match="All 1 exchanges at a time of the client 'ci' are under way"):
         await enforce(second, FakeNext())
@@ -76,6 +79,6 @@ async def test_a_clients_slot_comes_back_with_its_exchange() -> None:
 async def test_per_client_counts_by_the_clients_name() -> None:
     limit = RateLimit(Options(requests=Rate(1, 60.0), per="client"), deps_of())
     for name in ("ci", "dev"):
-        await limit(asked_by(Client(name)), FakeNext())
+        await limit(asked_by(named(name)), FakeNext())
         with pytest.raises(Refusal, match=f"for the client '{name}'"):
-            await limit(asked_by(Client(name)), FakeNext())
+            await limit(asked_by(named(name)), FakeNext())
