@@ -67,10 +67,14 @@ class RedisServer:
                 stdout=log,
                 stderr=log,
             )
-        async with asyncio.timeout(_READY_WITHIN_S):
-            while not await self._answers():
-                assert self._process.returncode is None, (self._folder / "redis.log").read_text()
-                await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                while not await self._answers():
+                    assert self._process.returncode is None, (self._folder / "redis.log").read_text()
+                    await asyncio.sleep(0.01)
+        except BaseException:
+            await self.kill()
+            raise
 
     async def _answers(self) -> bool:
         if self._tls:
