@@ -349,7 +349,8 @@ class Deps:
 
     `route` and `host` are empty at the top level, `host` also for the embedded demo; `own_agent` is
     the User-Agent that is ours; `retry_after_max` is the route's, in seconds; `states` is what outlives
-    the table. `stores` are where limits are counted, `fleet` is the one that this process shares with
+    the table; with `hides_key` nobody is told where the route's key is, since that came from the
+    environment. `stores` are where limits are counted, `fleet` is the one that this process shares with
     others, None without one.
     """
 
@@ -359,5 +360,6 @@ class Deps:
     own_agent: str
     retry_after_max: float = RETRY_AFTER_MAX_S
     states: States = field(default_factory=States)
+    hides_key: bool = False
     stores: Stores = field(default_factory=Stores)
     fleet: Fleet | None = None

@@ -170,10 +170,10 @@ class Keys:
         if tried:
             raise LookupError
         if soonest is None:
-            raise Refusal(
-                "key_missing",
-                f"The route {self._deps.route!r} has no usable key: {wrong[0].removeprefix('no key: ')}.",
-            )
+            reason = wrong[0].removeprefix("no key: ")
+            if self._deps.hides_key:
+                reason = "tidegate check says why"
+            raise Refusal("key_missing", f"The route {self._deps.route!r} has no usable key: {reason}.")
         self.ring.turn = soonest[1].at + 1
         return soonest[1]
 

@@ -109,7 +109,8 @@ class App:
         context = None if tls is None else listener_context(tls, files)
         if context is not None:
             tell_of_failures(context, self.journal)
-        compiled = compile_table(table, calling(self._client, files), self._around, loaded.clients or ())
+        providers = calling(self._client, files)
+        compiled = compile_table(table, providers, self._around, loaded.clients or (), loaded.interpolated)
         return Compiled(loaded, compiled, context)
 
     def adopt(self, compiled: Compiled) -> None:

@@ -6,7 +6,7 @@ began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 
@@ -14,6 +14,7 @@ from yarl import URL
 
 from config import clients, schema
 from config.files import Files
+from config.report import Place
 from config.schema import MiddlewareUse, Server
 from config.secrets import SecretStore
 from config.stores import Store
@@ -98,11 +99,16 @@ def calling(client: Client, files: Files) -> Innermost:
 
 
 def compile_table(
-    table: schema.Table, innermost: Innermost, around: Surroundings, admitted: Sequence[clients.Client] = ()
+    table: schema.Table,
+    innermost: Innermost,
+    around: Surroundings,
+    admitted: Sequence[clients.Client] = (),
+    interpolated: Collection[Place] = (),
 ) -> RouteTable:
     """Build everything that `table` describes around what `innermost` makes for each route.
 
-    `admitted` are those of its clients file: where it has `client_keys`, nobody else is let in.
+    `admitted` are those of its clients file: where it has `client_keys`, nobody else is let in. What stands
+    at the places `interpolated` came from the environment.
 
     Nothing changes by it until `RouteTable.adopt`. Raises what `innermost` raises, and Unusable for a
     third-party middleware that cannot be made.
@@ -116,7 +122,12 @@ def compile_table(
         refuses = bool(limits) and limits[0].on_store_failure == "refuse"
         top.append(ClientLimits(fleet or around.stores.memory, refuses=refuses))
     routes = {
-        name: _route(name, route, Allowance(innermost(route)) if guarded else innermost(route), deps)
+        name: _route(
+            name,
+            route,
+            Allowance(innermost(route)) if guarded else innermost(route),
+            replace(deps, hides_key=any(_is_of_key(name, place) for place in interpolated)),
+        )
         for name, route in table.routes.items()
     }
     return RouteTable(
@@ -143,6 +154,10 @@ def _shared_limits(table: schema.Table) -> list[rate_limit.Options]:
 def host_of(route: schema.Route) -> str:
     """The host that a route's keys go to, empty for the embedded demo."""
     return "" if route.upstream == "demo" else URL(route.upstream).host or ""
+
+
+def _is_of_key(route: str, place: Place) -> bool:
+    return place[:3] == ("routes", route, "middlewares") and "key" in place[3:5]
 
 
 def _route(name: str, route: schema.Route, innermost: Handler, around: Deps) -> Route:

@@ -204,3 +204,19 @@ async def test_a_worker_that_is_started_during_the_drain_refuses_as_the_others_d
         await gate.wait()
 
     assert (status, header(headers, "x-tidegate-error")) == (503, "draining")
+
+
+async def test_a_place_of_a_key_that_came_from_the_environment_is_told_to_nobody(tmp_path: Path) -> None:
+    routes = {
+        "hidden": {
+            "upstream": "http://127.0.0.1:9/v1",
+            "middlewares": [{"key": [{"file": "/nowhere/${PLACE}/key"}]}],
+        },
+        "told": {"upstream": "http://127.0.0.1:9/v1", "middlewares": [{"key": {"file": "/nowhere/key"}}]},
+    }
+    async with Tidegate(write_table(tmp_path, routes), env={"PLACE": "canary-place"}) as gate:
+        answers = {name: (await ask(gate, f"{name}/x"))[2].decode() for name in routes}
+        text = "\n".join(gate.stdout + gate.stderr)
+
+    assert "canary-place" not in answers["hidden"] + text
+    assert "tidegate check says why" in answers["hidden"] and "/nowhere/key" in answers["told"]
