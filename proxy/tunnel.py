@@ -70,23 +70,22 @@ class Tunnel:
         self._up.feed(data)
         transport.write(data)
 
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """Bytes of the provider; what aiohttp calls of a parser."""
+    def feed_data(self, data: bytes) -> None:
+        """Bytes of the provider, as its connection hands them on."""
         self._watch.start("idle")
         self._down.feed(data)
         if self._sink is None or self._halted:
             self._held.append(data)
-            return False, b""
+            return
         try:
             self._sink(data)
         except ClientGone as gone:
             # Here nobody could catch it; the pump can tell.
             self._gone = gone
             self._turn.set()
-        return False, b""
 
     def feed_eof(self) -> None:
-        """The provider's end; what aiohttp calls of a parser."""
+        """The provider's end."""
         self._ended = True
         self._turn.set()
 

@@ -15,7 +15,7 @@ import pytest
 from config.files import Files
 from config.loader import load
 from middlewares.faults import STATUS
-from middlewares.registry import BUILT_IN, PLANNED, catalog
+from middlewares.registry import BUILT_IN, catalog
 from proxy.cli import main
 from tests.support.documents import PAGES, blocks, write_modules
 from tests.support.process import ROOT, Tidegate, write_table
@@ -137,12 +137,6 @@ def test_every_option_of_a_middleware_has_its_line_in_the_reference(name: str) -
 
     assert documented == {field.encode_name for field in msgspec.structs.fields(struct)}
     assert f"- {name}" in section
-
-
-def test_the_changelog_names_what_is_not_built() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text().partition("### Not yet")[2]
-
-    assert all(f"`{name}`" in text for name in PLANNED)
 
 
 def test_every_code_in_the_table_of_errors_is_real_and_has_its_status() -> None:

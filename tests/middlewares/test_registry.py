@@ -43,10 +43,6 @@ SMALLEST: dict[str, dict[str, object]] = {
 """The least that each must be given."""
 
 
-def test_no_name_is_both_built_and_planned():
-    assert not PLANNED & BUILT_IN.keys()
-
-
 def test_the_built_and_the_planned_are_together_what_is_published():
     assert PLANNED | BUILT_IN.keys() == PUBLISHED
 

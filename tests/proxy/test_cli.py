@@ -15,7 +15,6 @@ import jsonschema
 import pytest
 import ruamel.yaml
 
-from middlewares.registry import PLANNED
 from proxy import __version__
 from proxy.cli import main
 from tests.support.certificates import self_signed
@@ -75,14 +74,6 @@ def test_check_refuses_names_claimed_by_an_explicit_only_route(check: Check, cla
 
     assert code == 1
     assert "routes.yaml:6:" in out and "explicit_only" in out
-
-
-@pytest.mark.parametrize("name", sorted(PLANNED))
-def test_what_is_not_built_is_an_error_that_says_so(check: Check, name: str) -> None:
-    code, out = check(HEAD.replace("prefix_rewrite", name))
-
-    assert code == 1
-    assert f"middleware {name!r} is not in this version of tidegate" in out
 
 
 @pytest.mark.parametrize(
